@@ -1,0 +1,1 @@
+"""Messages as bytes: structs, strict codec, limits. Decides nothing about trust."""
