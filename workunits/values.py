@@ -17,7 +17,7 @@ DIGEST_BYTES: Final = 32
 _RawId = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 _RawDigest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
-# An id of a batch, a unit, a lease (= its replica) or an owner; never reused (PROTOCOL 2.3).
+# An id of a batch, a unit, a lease (= its replica) or an owner; never reused (PROTOCOL 2.1).
 BatchId = NewType("BatchId", _RawId)
 LeaseId = NewType("LeaseId", _RawId)
 OwnerId = NewType("OwnerId", _RawId)

@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.contract import tensor_samples
 from tests.contract import wire_samples as samples
 from workunits.trust import digests, merkle, roles
 from workunits.trust.envelope import pre_authentication_encoding, public_bytes, seal
-from workunits.wire import codec
+from workunits.wire import codec, tensors
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -64,11 +65,27 @@ def envelopes() -> Vector:
     }
 
 
+def tensor_payloads() -> Vector:
+    """Payloads of small tensors: dtypes, shapes and little-endian data, and the bytes they make."""
+    return {
+        name: {
+            "tensors": [
+                {"name": key, "dtype": t.dtype, "shape": list(t.shape), "data": bytes(t.data).hex()}
+                for key, t in sample.items()
+            ],
+            "payload": tensors.encode(sample).hex(),
+            "digest": digests.of_tensors(tensors.encode(sample)).hex(),
+        }
+        for name, sample in tensor_samples.PAYLOADS.items()
+    }
+
+
 TOPICS: dict[str, Callable[[], Vector]] = {
     "messages": messages,
     "digests": digest_tags,
     "merkle": merkle_trees,
     "envelope": envelopes,
+    "tensors": tensor_payloads,
 }
 
 

@@ -1,4 +1,4 @@
-"""Content ids: SHA-256 with a domain tag per use, so that no object can pass for another (PROTOCOL 2.4).
+"""Content ids: SHA-256 with a domain tag per use, so that no object can pass for another (PROTOCOL 2.2).
 
 Two uses are plain SHA-256 because other tools compute them too: model files and the terms' text, as
 they stand in TUF targets.

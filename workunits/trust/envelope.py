@@ -32,6 +32,11 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
+def key_from_seed(seed: bytes) -> Ed25519PrivateKey:
+    """The private key of 32 random bytes; the caller has the randomness."""
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
     """The 32 raw public bytes of a private key."""
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -40,6 +40,20 @@ ROWS_PER_STEP: Final = 65_536
 # DECISIONS A.8: one step's tensors stay below this, so that a checkpoint is small and a stop quick.
 STEP_BYTES: Final = 64 * MIB
 
+# What a graph may be (`workunits.graphs`). A trajectory written out flat has 10,000 nodes.
+GRAPH_NODES: Final = 20_000
+GRAPH_DEPTH: Final = 3  # loops inside loops
+GRAPH_RANK: Final = 16  # axes of an intermediate tensor
+# Fields of the file, a message counting eight: half a million tree nodes, or 150 MiB of objects.
+GRAPH_RECORDS: Final = 8_000_000
+LOOP_TRIPS: Final = 1_000_000
+# One row must be done well within one night: 1e14 FLOP is an hour at 30 GFLOP/s.
+KFLOP_PER_ROW: Final = 100_000_000_000
+# Moves cost no FLOP but time: 1e13 bytes written is an hour at 3 GB/s.
+TRAFFIC_BYTES_PER_ROW: Final = 10_000_000_000_000
+# Any tensor one row makes: a vehicle lends a few GiB of memory and runs many rows in a step.
+TENSOR_BYTES_PER_ROW: Final = 256 * MIB
+
 NAME_CHARS: Final = 64  # owners, vehicles, models
 TENSOR_NAME_CHARS: Final = 256
 CODE_CHARS: Final = 48

@@ -371,7 +371,7 @@ class UnknownVehicle(_Object, frozen=True):
     server_time: Moment
 
 
-# --- the project (PROTOCOL 9) -------------------------------------------------------------------
+# --- the project (PROTOCOL 5.1) -------------------------------------------------------------------
 
 
 class RoleKey(_Object, frozen=True):

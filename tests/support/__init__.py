@@ -1,0 +1,1 @@
+"""Fakes of ports and builders that several tiers share."""
