@@ -1,0 +1,1 @@
+"""What keeps the promises of `server.ports`: clock, keys, TUF metadata, the recomputing process."""

@@ -1,0 +1,1 @@
+"""Pure decisions: lifecycles, assignment, quorum, credit, cutting. Values in, decisions out."""

@@ -1,0 +1,96 @@
+"""Request bodies, taken in with their limits while they stream.
+
+Decides how much and how long is read. What the bytes mean is decided after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from litestar.types import Receive
+
+from server.http.problems import BodyTooSlow, WrongContentType
+from workunits.errors import LimitExceeded
+
+MESSAGE_TYPE: Final = "application/vnd.tesla-at-home+msgpack"
+# 8 MiB over a home uplink of 4 Mbit/s; whoever needs longer for a message is broken or hostile.
+MESSAGE_S: Final = 30.0
+# Between two pieces of an upload; the vehicle comes back and goes on where it stood.
+PIECE_S: Final = 30.0
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Gone(Exception):
+    """The client went away in the middle of its request: there is nobody to answer."""
+
+
+def header(headers: Headers, name: bytes) -> str | None:
+    """The first header called `name` (lower case)."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def expect_message_type(content_type: str | None, encoding: str | None) -> None:
+    """Raise `WrongContentType` unless the body is a message, not compressed."""
+    kind = (content_type or "").split(";")[0].strip().lower()
+    if kind != MESSAGE_TYPE:
+        raise WrongContentType(
+            f"send the body as {MESSAGE_TYPE}, not {kind[:80] or 'without type'}"
+        )
+    if encoding not in (None, "", "identity"):
+        raise WrongContentType("send the body without a content encoding")
+
+
+def expect_length(declared: str | None, most: int) -> None:
+    """Raise `LimitExceeded` if the header already says that too much is coming."""
+    if declared is not None and declared.isdecimal() and int(declared) > most:
+        raise LimitExceeded(f"body: {declared[:20]} bytes announced, at most {most}")
+
+
+async def whole(receive: Receive, most: int, seconds: float = MESSAGE_S) -> bytes:
+    """The whole body.
+
+    Raises:
+        LimitExceeded: more than `most` bytes came; the rest was not read.
+        BodyTooSlow: it took longer than `seconds`.
+        Gone: the client went away.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        piece, more = await _soon(receive, until - loop.time())
+        size += len(piece)
+        if size > most:
+            raise LimitExceeded(f"body: more than {most} bytes")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+async def pieces(receive: Receive, most: int, piece_s: float = PIECE_S) -> AsyncIterator[bytes]:
+    """The body piece by piece; raises as `whole` does, before a piece beyond `most` is given."""
+    size, more = 0, True
+    while more:
+        piece, more = await _soon(receive, piece_s)
+        size += len(piece)
+        if size > most:
+            raise LimitExceeded(f"body: more than {most} bytes")
+        if piece:
+            yield piece
+
+
+async def _soon(receive: Receive, seconds: float) -> tuple[bytes, bool]:
+    try:
+        async with asyncio.timeout(seconds):
+            event = await receive()
+    except TimeoutError:
+        raise BodyTooSlow("the request's body stopped coming; send it again") from None
+    if event["type"] != "http.request":
+        raise Gone
+    return event["body"], event["more_body"]

@@ -1,0 +1,47 @@
+"""Files of uploads that are under way: `uploads/<lease>.part`, appended to as bytes come.
+
+Decides nothing about who may upload what. A part survives the end of the process; after a power cut
+its tail may be wrong, which the digest at the end shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from workunits.values import LeaseId, show
+
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+class Partials:
+    """The parts in one directory, one for each lease (`server.ports.UploadFiles`)."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def received(self, lease: LeaseId) -> int:
+        """How many bytes are here."""
+        try:
+            return self._path(lease).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, lease: LeaseId, piece: bytes) -> None:
+        """Add to the end."""
+        with self._path(lease).open("ab") as file:
+            file.write(piece)
+
+    def pieces(self, lease: LeaseId) -> Iterator[bytes]:
+        """What is here, from the start."""
+        with self._path(lease).open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+
+    def discard(self, lease: LeaseId) -> None:
+        """Remove the part, if there is one."""
+        self._path(lease).unlink(missing_ok=True)
+
+    def _path(self, lease: LeaseId) -> Path:
+        return self._directory / f"{show(lease)}.part"

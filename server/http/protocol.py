@@ -1,0 +1,88 @@
+"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks: bytes of head, and time to send it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.http.problems import CONTENT_TYPE, Problem, problem
+
+# Four times what a browser with a full cookie jar sends; nginx has 32 KiB in all as well.
+HEAD_BYTES: Final = 32 * 1024
+HEADERS: Final = 100
+# For each head from its first byte, and for the first one from the connection.
+HEAD_S: Final = 15.0
+
+_TOO_LARGE: Final = problem(
+    431, "head_too_large", "the address and headers of the request are too large"
+)
+_NOT_HTTP: Final = problem(400, "not_http", "this is not an HTTP request")
+
+
+class HeadTooLarge(Exception):
+    """Ends the parsing of a request; never leaves this module."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Refuses a head that grows too large, and hangs up on one that never ends."""
+
+    _head_bytes = 0
+    _refusal = _NOT_HTTP
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._await_head()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when parsing ended, for whichever reason."""
+        self._head_is_here()
+        self.transport.write(_as_http(self._refusal))
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _head_is_here(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _count(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > HEAD_BYTES or len(self.headers) >= HEADERS:
+            self._refusal = _TOO_LARGE
+            raise HeadTooLarge
+
+
+def _as_http(refusal: Problem) -> bytes:
+    body = refusal.body()
+    head = (
+        f"HTTP/1.1 {refusal.status} {refusal.title}\r\ncontent-type: {CONTENT_TYPE}\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body

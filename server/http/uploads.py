@@ -1,0 +1,205 @@
+"""Outputs too large for a message: resumable uploads, each opened by the ticket of its lease.
+
+Decides who may upload (the ticket), at which byte it goes on, and when it is complete: all bytes are
+here, their digest is the announced one, and the blob is durable. Whether the result is any good is
+not its business. One upload at a time and lease; the caller keeps that order.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from server.domain.names import output_blob
+from server.domain.records import UploadRow
+from server.errors import Conflict, Forbidden, NotFound, Refused
+from server.http.partials import Partials
+from server.http.problems import WrongOffset
+from server.ports import Blobs, Clock, Database
+from server.services.replies import ticket
+from workunits.errors import LimitExceeded
+from workunits.trust import digests
+from workunits.values import DIGEST_BYTES, ID_BYTES, Digest, LeaseId
+from workunits.wire import limits
+
+_SCHEME: Final = "ticket "
+# A report may still come for these; for all others the bytes would lie here unused.
+_AWAITED: Final = frozenset({"leased", "lost"})
+
+
+class LeaseEnded(Conflict):
+    """The result of this lease is not awaited any more."""
+
+    code = "lease_ended"
+
+
+class Received(msgspec.Struct, frozen=True):
+    """How far an upload is."""
+
+    received: int
+    size: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a client says it sends: the bytes of `digest` from `offset` on."""
+
+    lease: LeaseId
+    offset: int
+    size: int
+    digest: Digest
+
+
+def lease_of(text: str) -> LeaseId:
+    """The lease in the address.
+
+    Raises:
+        NotFound: it is not one.
+    """
+    raw = _hex(text, ID_BYTES)
+    if raw is None:
+        raise NotFound("there is no such upload")
+    return LeaseId(raw)
+
+
+def offer_of(lease: LeaseId, offset: str | None, size: str | None, digest: str | None) -> Offer:
+    """The offer in the headers Upload-Offset, Upload-Length and Upload-Digest.
+
+    Raises:
+        Refused: one is missing or no number; LimitExceeded: too large.
+    """
+    raw = _hex(digest or "", DIGEST_BYTES)
+    if raw is None:
+        raise Refused("Upload-Digest: give the digest of the whole payload, 64 hex digits")
+    whole = _number("Upload-Length", size)
+    if not 1 <= whole <= limits.TENSOR_PAYLOAD_BYTES:
+        raise LimitExceeded(
+            f"Upload-Length: {whole} bytes, must be 1 to {limits.TENSOR_PAYLOAD_BYTES}"
+        )
+    return Offer(lease, _number("Upload-Offset", offset), whole, Digest(raw))
+
+
+def ticket_opens(ticket_key: bytes, lease: LeaseId, authorization: str | None) -> bool:
+    """Whether the Authorization header carries the ticket that the signed lease carried."""
+    given = authorization or ""
+    if not given.lower().startswith(_SCHEME):
+        return False
+    wanted = ticket(ticket_key, lease).hex()
+    return hmac.compare_digest(given[len(_SCHEME) :].strip().lower().encode(), wanted.encode())
+
+
+class Uploads:
+    """The uploads of one server; every method may block on the disk."""
+
+    def __init__(
+        self, database: Database, blobs: Blobs, partials: Partials, clock: Clock, ticket_key: bytes
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._partials = partials
+        self._clock = clock
+        self._ticket_key = ticket_key
+
+    def admit(self, lease: LeaseId, authorization: str | None) -> None:
+        """Raise `Forbidden` or `LeaseEnded` unless this lease may upload now."""
+        if not ticket_opens(self._ticket_key, lease, authorization):
+            raise Forbidden("the ticket does not open this upload; it stands in the lease")
+        with self._database.reading() as repositories:
+            held = repositories.replicas.by_leases([lease]).get(lease)
+        if held is None or held.state not in _AWAITED:
+            raise LeaseEnded("the result of this lease is not awaited any more")
+
+    def standing(self, lease: LeaseId) -> Received:
+        """How far the upload is; one that stopped just before its end is completed here."""
+        row = self._row(lease)
+        if row is None:
+            return Received(0, 0, False)
+        if row.is_complete:
+            return Received(row.size, row.size, True)
+        received = self._partials.received(lease)
+        if received == row.size:
+            return self.finish(Offer(lease, received, row.size, row.digest))
+        return Received(received, row.size, False)
+
+    def begin(self, offer: Offer) -> Received:
+        """Ready to append at `offer.offset`; complete if there is nothing left to send.
+
+        Raises:
+            WrongOffset: it stands elsewhere, or another payload was begun; from 0 on either is
+                begun anew.
+        """
+        row = self._row(offer.lease)
+        if row is None or (row.digest, row.size) != (offer.digest, offer.size):
+            return self._begin_anew(offer)
+        if row.is_complete:
+            return Received(offer.size, offer.size, True)
+        received = self._partials.received(offer.lease)
+        if offer.offset != received:
+            raise WrongOffset(f"{received} bytes are here; go on there", received)
+        return Received(received, offer.size, False)
+
+    def append(self, lease: LeaseId, piece: bytes) -> None:
+        """Keep a piece."""
+        self._partials.append(lease, piece)
+
+    def finish(self, offer: Offer) -> Received:
+        """Check the digest, make the blob durable, and only then call the upload complete.
+
+        Raises:
+            BadDigest: what came is something else; it is thrown away.
+        """
+        try:
+            self._blobs.put_stream(output_blob(offer.digest), self._checked(offer))
+        finally:
+            # Faulty bytes go at once; good ones are a blob by now. After a crash in between the
+            # part is still here and `standing` repeats this.
+            self._partials.discard(offer.lease)
+        self._note(offer, is_complete=True)
+        return Received(offer.size, offer.size, True)
+
+    def touch(self, offer: Offer) -> Received:
+        """Note that the upload moved on, and how far it is."""
+        self._note(offer, is_complete=False)
+        return Received(self._partials.received(offer.lease), offer.size, False)
+
+    def _begin_anew(self, offer: Offer) -> Received:
+        if offer.offset != 0:
+            raise WrongOffset("nothing of this payload is here; begin at 0", 0)
+        self._partials.discard(offer.lease)
+        self._note(offer, is_complete=False)
+        return Received(0, offer.size, False)
+
+    def _checked(self, offer: Offer) -> Iterator[bytes]:
+        running = digests.streamed_tensors()
+        for piece in self._partials.pieces(offer.lease):
+            running.update(piece)
+            yield piece
+        digests.expect(Digest(running.digest()), offer.digest, "upload")
+
+    def _row(self, lease: LeaseId) -> UploadRow | None:
+        with self._database.reading() as repositories:
+            return repositories.uploads.get(lease)
+
+    def _note(self, offer: Offer, *, is_complete: bool) -> None:
+        row = UploadRow(offer.lease, offer.digest, offer.size, is_complete, self._clock.now_ms())
+        with self._database.transaction() as repositories:
+            repositories.uploads.put(row)
+
+
+def _number(name: str, text: str | None) -> int:
+    if text is None or not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise Refused(f"{name}: give a number of bytes")
+    return int(text)
+
+
+def _hex(text: str, size: int) -> bytes | None:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return raw if len(raw) == size and len(text) == 2 * size else None

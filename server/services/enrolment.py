@@ -1,0 +1,310 @@
+"""Owners and vehicles come and go: joining, recovering, leaving, erasing (PROTOCOL 5).
+
+Joining is idempotent by key: the same key asks again and gets the same answer. The owner's code is
+made by the client; here only its digest is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Final
+
+from server import settings
+from server.domain import lifecycle, pseudonyms
+from server.domain.records import ConsentRow, OwnerRow, VehicleRow
+from server.domain.work import DepartureRow, ReplicaEnd
+from server.errors import Conflict, Forbidden, Refused, TooMany
+from server.ports import Clock, Database, Randomness, Repositories, Sealer
+from server.services.settling import Ended, see_to_units
+from workunits.trust import digests, roles
+from workunits.values import ID_BYTES, Digest, KeyId, Milliseconds, OwnerId
+from workunits.wire import codec, limits
+from workunits.wire.messages import (
+    PROTOCOL_OLDEST,
+    PROTOCOL_VERSION,
+    Departed,
+    Departure,
+    Enrolled,
+    Enrolment,
+    Envelope,
+    NewOwner,
+    RecoveringOwner,
+)
+
+_PREFIX_BYTES: Final = 16
+
+
+class UpgradeNeeded(Refused):
+    """A client that speaks a version of the protocol which this project does not."""
+
+    code: ClassVar[str] = "upgrade_required"
+
+
+class TermsChanged(Conflict):
+    """Consent was given to another text than the one that holds now."""
+
+    code: ClassVar[str] = "terms_changed"
+
+
+class Enrolments:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        clock: Clock,
+        randomness: Randomness,
+        *,
+        sign_up: str,
+        terms: Digest,
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._clock = clock
+        self._randomness = randomness
+        self._sign_up = sign_up
+        self._terms = terms
+
+    def enrol(self, request: Enrolment, digest: Digest, network: str | None) -> Envelope:
+        """Take in a vehicle; `network` is the prefix that it calls from, None for loopback.
+
+        Raises:
+            UpgradeNeeded, TermsChanged, BadName: the request as such.
+            TooMany: that network had its enrolments for this hour.
+            Forbidden, Conflict: a wrong code or invitation, a name or key that is taken.
+        """
+        self._check(request)
+        now = self._clock.now_ms()
+        if network is not None:
+            self._count_attempt(request, network, now)
+        with self._database.transaction() as repos:
+            vehicle, owner = self._vehicle(repos, request, now)
+            epoch = repos.meta.secrets().epoch
+        enrolled = Enrolled(
+            in_reply_to=digest,
+            server_time=now,
+            vehicle=vehicle.id,
+            owner=owner.id,
+            owner_name=owner.name,
+            epoch=epoch,
+        )
+        return self._sealer.seal(enrolled, roles.ENROLLED)
+
+    def leave(self, request: Departure, digest: Digest) -> Envelope:
+        """A vehicle leaves; with `erase` its owner and all their vehicles too. Asked again, the
+        stored confirmation is given again."""
+        now = self._clock.now_ms()
+        departed = Departed(in_reply_to=digest, server_time=now, erased=request.erase)
+        with self._database.transaction() as repos:
+            known = repos.joining.departure(digest)
+            if known is not None:
+                return codec.unpack(known.reply, Envelope, most=limits.MESSAGE_BYTES)
+            sealed = self._sealer.seal(departed, roles.DEPARTED)
+            self._depart(repos, digests.of_key(request.key), request.erase, now)
+            repos.joining.add_departure(DepartureRow(digest, codec.pack(sealed), now))
+        return sealed
+
+    def _check(self, request: Enrolment) -> None:
+        if not PROTOCOL_OLDEST <= request.protocol <= PROTOCOL_VERSION:
+            raise UpgradeNeeded(
+                f"this project speaks protocol {PROTOCOL_OLDEST} to {PROTOCOL_VERSION}, "
+                f"the client {request.protocol}; install a current client"
+            )
+        if request.consent.terms != self._terms:
+            raise TermsChanged("the terms have changed; read them and join again")
+
+    def _count_attempt(self, request: Enrolment, network: str, now: Milliseconds) -> None:
+        """In a transaction of its own, so that a refused attempt counts too."""
+        with self._database.transaction() as repos:
+            if repos.vehicles.by_ids([digests.of_key(request.key)]):
+                return
+            secret = repos.meta.secrets().ticket_key
+            prefix = hmac.new(secret, b"network " + network.encode(), hashlib.sha256).digest()
+            prefix = prefix[:_PREFIX_BYTES]
+            since = Milliseconds(now - settings.HOUR_MS)
+            if repos.joining.attempts(prefix, since) >= settings.ENROLMENTS_PER_HOUR:
+                raise TooMany("too many have joined from this network; try again in an hour")
+            repos.joining.note_attempt(prefix, now)
+
+    def _vehicle(
+        self, repos: Repositories, request: Enrolment, now: Milliseconds
+    ) -> tuple[VehicleRow, OwnerRow]:
+        name = pseudonyms.clean(request.vehicle_name, "vehicle")
+        key_id = digests.of_key(request.key)
+        known = repos.vehicles.by_ids([key_id]).get(key_id)
+        if known is not None:
+            return self._again(repos, known, request, name, now)
+        owner = self._owner(repos, request, key_id, now)
+        vehicle = _new_vehicle(request, key_id, owner.id, name, now)
+        repos.vehicles.add(vehicle, _consent(request, key_id, now))
+        return vehicle, owner
+
+    def _again(
+        self,
+        repos: Repositories,
+        known: VehicleRow,
+        request: Enrolment,
+        name: str,
+        now: Milliseconds,
+    ) -> tuple[VehicleRow, OwnerRow]:
+        """A known key: the same answer, and its session begins anew if it brings another one."""
+        owner = repos.owners.by_code(digests.of_owner_code(request.owner.code))
+        if owner is None or owner.id != known.owner_id:
+            raise Forbidden("this key belongs to another owner; check the recovery code")
+        if known.state == "retired":
+            raise Forbidden("this key was retired; join again with a new one")
+        if request.session == known.session:
+            return known, owner
+        if repos.vehicles.is_retired(known.id, request.session):
+            raise Conflict("this session has ended; begin a new one")
+        fresh = _new_vehicle(request, known.id, owner.id, name, now)
+        vehicle = replace(
+            known, name=name, client=fresh.client, seen_ms=now, session=fresh.session,
+            seq=fresh.seq, last_digest=fresh.last_digest, last_reply=None, nonce=None,
+        )  # fmt: skip
+        repos.vehicles.retire_session(known.id, known.session, now)
+        repos.vehicles.enrol_again(vehicle, _consent(request, known.id, now))
+        return vehicle, owner
+
+    def _owner(
+        self, repos: Repositories, request: Enrolment, vehicle: KeyId, now: Milliseconds
+    ) -> OwnerRow:
+        code = digests.of_owner_code(request.owner.code)
+        owner = repos.owners.by_code(code)
+        if isinstance(request.owner, NewOwner):
+            if owner is not None:
+                raise Conflict("there is an owner with this code; add the vehicle with --owner")
+            return self._new_owner(repos, request, request.owner, vehicle, now)
+        if owner is None:
+            raise Forbidden("no owner has this recovery code; check it for typing errors")
+        if isinstance(request.owner, RecoveringOwner):
+            _retire_lost(repos, owner.id, request.owner.lost, now)
+        return owner
+
+    def _new_owner(
+        self,
+        repos: Repositories,
+        request: Enrolment,
+        wanted: NewOwner,
+        vehicle: KeyId,
+        now: Milliseconds,
+    ) -> OwnerRow:
+        if self._sign_up == "invite":
+            _use_invite(repos, request.invite, vehicle)
+        owner = OwnerRow(
+            id=OwnerId(self._randomness.token(ID_BYTES)),
+            name=self._name(repos, wanted.name),
+            is_public=wanted.is_public,
+            code_digest=digests.of_owner_code(wanted.code),
+            state="active",
+            created_ms=now,
+        )
+        repos.owners.add(owner)
+        return owner
+
+    def _name(self, repos: Repositories, wanted: str | None) -> str:
+        if wanted is not None:
+            name = pseudonyms.clean(wanted, "owner")
+            if repos.owners.has_name(name):
+                raise Conflict(f"the name {name!r} is taken; choose another with --name")
+            return name
+        for _ in range(settings.NAME_TRIES):
+            name = pseudonyms.invented(self._randomness.token(4))
+            if not repos.owners.has_name(name):
+                return name
+        raise Conflict("no free pseudonym was found; choose one with --name")
+
+    def _depart(self, repos: Repositories, vehicle: KeyId, erase: bool, now: Milliseconds) -> None:
+        known = repos.vehicles.by_ids([vehicle]).get(vehicle)
+        if known is None:
+            return  # nothing of it is kept, so what was asked for holds
+        if erase:
+            leaving = [one.id for one in repos.vehicles.of_owner(known.owner_id)]
+            _end_leases(repos, leaving, now)
+            repos.owners.erase(known.owner_id, pseudonyms.erased(self._randomness.token(8)))
+        elif known.state != "retired":
+            _end_leases(repos, [vehicle], now)
+            repos.vehicles.set_state(vehicle, known.state, "retired", "its owner left with it")
+
+
+def _new_vehicle(
+    request: Enrolment, key_id: KeyId, owner: OwnerId, name: str, now: Milliseconds
+) -> VehicleRow:
+    return VehicleRow(
+        id=key_id,
+        owner_id=owner,
+        public_key=request.key,
+        name=name,
+        state="active",
+        state_reason=None,
+        client=request.client,
+        created_ms=now,
+        seen_ms=now,
+        session=request.session,
+        seq=0,
+        last_digest=digests.ZERO,
+        last_reply=None,
+        nonce=None,
+    )
+
+
+def _consent(request: Enrolment, vehicle: KeyId, now: Milliseconds) -> ConsentRow:
+    consent = request.consent
+    return ConsentRow(
+        vehicle_id=vehicle,
+        terms=consent.terms,
+        version=consent.version,
+        at_ms=consent.at,
+        scopes=" ".join(consent.scopes),
+        recorded_ms=now,
+    )
+
+
+def _use_invite(repos: Repositories, invite: str | None, vehicle: KeyId) -> None:
+    if invite is None:
+        raise Forbidden("this project takes new owners by invitation; join with --invite")
+    if not repos.joining.use_invite(digests.of_invite(invite), vehicle):
+        raise Forbidden("this invitation is unknown or was used already; ask for another")
+
+
+def _retire_lost(repos: Repositories, owner: OwnerId, lost: str | None, now: Milliseconds) -> None:
+    """The lost computer's vehicle is retired and its leases go back."""
+    vehicles = [one for one in repos.vehicles.of_owner(owner) if one.state != "retired"]
+    meant = [one for one in vehicles if lost is None or _is_called(one, lost)]
+    if len(meant) > 1 or (lost is not None and not meant):
+        names = ", ".join(f"{one.name} ({one.id.hex()[:8]})" for one in vehicles)
+        raise Conflict(f"say which vehicle was lost, by name or key: {names or 'there is none'}")
+    for vehicle in meant:
+        _end_leases(repos, [vehicle.id], now)
+        repos.vehicles.set_state(
+            vehicle.id, vehicle.state, "retired", "replaced by its owner on a new computer"
+        )
+
+
+def _is_called(vehicle: VehicleRow, called: str) -> bool:
+    by_key = len(called) >= 8 and vehicle.id.hex().startswith(called.lower())
+    return by_key or pseudonyms.key(vehicle.name) == pseudonyms.key(called)
+
+
+def _end_leases(repos: Repositories, vehicles: Sequence[KeyId], now: Milliseconds) -> None:
+    """What the vehicles held goes back for others, and costs their units nothing."""
+    ended: dict[int, Ended] = {}
+    ends = []
+    for held in repos.replicas.held_by(vehicles):
+        ends.append(
+            ReplicaEnd(
+                id=held.id,
+                old=held.state,
+                new=lifecycle.after(lifecycle.REPLICA, held.state, "return"),
+                code="vehicle_left",
+                detail=None,
+                ended_ms=now,
+                frees_owner=True,
+            )
+        )
+        before = ended.get(held.unit_id, Ended())
+        ended[held.unit_id] = Ended(before.errors, before.returned + 1)
+    repos.replicas.end(ends)
+    see_to_units(repos, ended, now)

@@ -1,0 +1,96 @@
+"""What time alone brings about: leases, batches, uploads and records that are past their end.
+
+Each piece of work is a bounded block in a transaction of its own, so that requests wait for none.
+"""
+
+from __future__ import annotations
+
+from server import settings
+from server.domain import lifecycle
+from server.domain.records import BatchRow
+from server.domain.work import HeldRow, ReplicaEnd, UnitChange
+from server.ports import Database, Repositories, UploadFiles
+from server.services.settling import Ended, see_to_units
+from workunits.values import Milliseconds
+
+# How the open units of an ended batch end; a completed or failed batch has none.
+_UNIT_EVENT = {"cancelled": "cancel", "expired": "fail"}
+
+
+class Sweeping:
+    def __init__(self, database: Database, uploads: UploadFiles) -> None:
+        self._database = database
+        self._uploads = uploads
+
+    def end_leases(self, now: Milliseconds) -> int:
+        """Leases past their deadline are lost; their units get another replica."""
+        with self._database.transaction() as repos:
+            late = repos.replicas.past_deadline(now, settings.LEASES_PER_SWEEP)
+            repos.replicas.end([_lost(held, now) for held in late])
+            see_to_units(repos, {held.unit_id: Ended() for held in late}, now)
+        return len(late)
+
+    def end_batches(self, now: Milliseconds) -> int:
+        """Batches past their deadline expire."""
+        with self._database.transaction() as repos:
+            overdue = repos.batches.overdue(now)
+            for batch in overdue:
+                expired = lifecycle.after(lifecycle.BATCH, batch.state, "expire")
+                repos.batches.end(batch.id, expired, now)
+        return len(overdue)
+
+    def close_units(self, now: Milliseconds) -> int:
+        """The open units of ended batches end too, a block at a time; how many were closed."""
+        with self._database.transaction() as repos:
+            ended = repos.batches.unsettled(1)
+            return sum(_close_block(repos, batch, now) for batch in ended)
+
+    def drop_uploads(self, now: Milliseconds) -> int:
+        """Uploads that nobody has touched for long."""
+        before = Milliseconds(now - settings.UPLOADS_KEPT_MS)
+        with self._database.transaction() as repos:
+            left = repos.uploads.untouched(before, settings.LEASES_PER_SWEEP)
+            repos.uploads.delete([upload.lease_id for upload in left])
+        for upload in left:
+            self._uploads.discard(upload.lease_id)
+        return len(left)
+
+    def forget(self, now: Milliseconds) -> int:
+        """Sessions, attempts and signs that have served their time."""
+        with self._database.transaction() as repos:
+            gone = repos.housekeeping.forget_sessions(
+                Milliseconds(now - settings.RETIRED_SESSIONS_KEPT_MS)
+            )
+            gone += repos.housekeeping.forget_attempts(Milliseconds(now - settings.HOUR_MS))
+            gone += repos.housekeeping.forget_clone_signs(
+                Milliseconds(now - settings.CLONE_SIGNS_KEPT_MS)
+            )
+        return gone
+
+
+def _lost(held: HeldRow, now: Milliseconds) -> ReplicaEnd:
+    return ReplicaEnd(
+        id=held.id,
+        old=held.state,
+        new=lifecycle.after(lifecycle.REPLICA, held.state, "end"),
+        code="lease_ended",
+        detail=None,
+        ended_ms=now,
+        frees_owner=True,
+    )
+
+
+def _close_block(repos: Repositories, batch: BatchRow, now: Milliseconds) -> int:
+    units, end = repos.batches.open_units(batch.id, settings.UNITS_PER_SWEEP)
+    event = _UNIT_EVENT.get(batch.state)
+    if event is not None and units:
+        new = lifecycle.after(lifecycle.UNIT, "open", event)
+        failure = "expired" if event == "fail" else None
+        repos.units.change(
+            [UnitChange(id=unit, old="open", new=new, failure=failure) for unit, _ in units]
+        )
+        repos.replicas.close([unit for unit, _ in units], now)
+        if event == "fail":
+            repos.batches.count(batch.id, 0, len(units), sum(rows for _, rows in units))
+    repos.batches.settled_to(batch.id, end)
+    return max(1, len(units))

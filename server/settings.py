@@ -1,0 +1,119 @@
+"""The project's constants, each with its reason (DESIGN section 9). Values only.
+
+Maxima that both sides must know stand in `workunits.wire.limits`; reading `project.toml` is
+`server.adapters.settings_file`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DAY_S: Final = 86_400
+DAY_MS: Final = DAY_S * 1000
+HOUR_MS: Final = 3_600_000
+
+# --- acceptance ---------------------------------------------------------------------------------
+
+# Two owners must agree: the smallest number that catches one false result.
+QUORUM: Final = 2
+# A unit that eight vehicles could not settle is more likely broken than unlucky.
+REPLICAS_PER_UNIT: Final = 8
+# Four vehicles that fail on the same rows point at the rows.
+ERRORS_PER_UNIT: Final = 4
+
+# --- cutting and leasing ------------------------------------------------------------------------
+
+# About ten minutes on the median vehicle for a mid-sized model, and a proof of a dozen hashes.
+ROWS_PER_UNIT: Final = 256
+# A car that is away over a long weekend still brings its results in time.
+LEASE_S: Final = 72 * 3600
+URGENT_LEASE_S: Final = 24 * 3600
+# A result that comes late is still work done: it is taken for this share of the lease's duration.
+LATE_SHARE: Final = 0.5
+# One vehicle holds no more than it could lose without hurting the batch.
+HELD_LEASES: Final = 50
+BATCH_DEADLINE_S: Final = 14 * DAY_S
+
+# --- dispatch -----------------------------------------------------------------------------------
+
+# Ready replicas read at once; large enough that one read serves many gatherings.
+READY_BLOCK: Final = 1_024
+# Ready replicas of one batch kept in memory: some 20 MB with their leaves.
+READY_WINDOW: Final = 32_768
+# Ready replicas looked at for one request; what it may not take is passed over once, not each time.
+READY_EXAMINED: Final = 512
+# Running batches looked at for one request.
+BATCHES_EXAMINED: Final = 64
+# Places kept in memory, one for each owner and batch that met; the oldest are forgotten.
+CURSORS: Final = 200_000
+
+# --- waiting ------------------------------------------------------------------------------------
+
+# Nothing to do: look again in ten minutes; the client doubles up to a day by itself.
+NO_WORK_WAIT_S: Final = 600
+# A project that only this computer can reach has no fleet to spread; whoever tries it out waits.
+TRIAL_WAIT_S: Final = 5
+# Work was given, so the next contact is the vehicle's business; this only spreads the load.
+WORK_WAIT_S: Final = 0
+
+# --- joining ------------------------------------------------------------------------------------
+
+# Outside loopback; enough for a household's cars, too few for a farm of invented owners.
+ENROLMENTS_PER_HOUR: Final = 10
+NAME_TRIES: Final = 8  # free pseudonyms tried before asking the owner for one
+
+# --- exactly once -------------------------------------------------------------------------------
+
+RETIRED_SESSIONS_KEPT_MS: Final = DAY_MS
+# A client restored from a backup speaks once under a retired session; a cloned key goes on.
+CLONE_SIGNS_TO_QUARANTINE: Final = 3
+CLONE_SIGNS_KEPT_MS: Final = DAY_MS
+
+# --- background work ----------------------------------------------------------------------------
+
+# Units validated in one transaction: long enough to share a commit, short for a waiting request.
+UNITS_PER_CHECK: Final = 64
+# Outputs of those units together, so that memory stays flat with large outputs.
+BYTES_PER_CHECK: Final = 256 * 1024 * 1024
+# Leases ended in one transaction by the sweep.
+LEASES_PER_SWEEP: Final = 500
+# Units of an ended batch closed in one transaction: some 50 ms.
+UNITS_PER_SWEEP: Final = 1_000
+# Uploads nobody has touched since: longer than the longest transfer back-off of a client (6 h).
+UPLOADS_KEPT_MS: Final = 7 * DAY_MS
+
+# --- standings ----------------------------------------------------------------------------------
+
+STANDING_DAYS: Final = 30
+STANDINGS_PER_PAGE: Final = 50
+
+# --- serve ---------------------------------------------------------------------------------------
+
+# Validation is woken by reports; this is for what nobody woke it for, such as its own failure.
+VALIDATE_EVERY_S: Final = 5.0
+# Reports that come one after the other are validated together: fewer commits, and nobody waits.
+VALIDATE_REST_S: Final = 0.05
+# How late a lease's end, a deadline or a forgotten upload may be noticed.
+SWEEP_EVERY_S: Final = 5.0
+# Every role of the metadata lives for at least a day.
+METADATA_EVERY_S: Final = 3600.0
+# How soon `serve` sees what a local command has committed.
+NOTICE_EVERY_S: Final = 1.0
+
+# --- the database -------------------------------------------------------------------------------
+
+DATABASE_FILE: Final = "server.sqlite3"
+# A local command may hold the write lock while it publishes a batch.
+BUSY_TIMEOUT_MS: Final = 30_000
+
+# --- project.toml -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """What the operator decides; `init` writes it, `adapters.settings_file` reads it."""
+
+    name: str
+    sign_up: str = "open"  # open, invite
+    public_address: str | None = None  # where owners reach the project, behind a proxy

@@ -1,0 +1,1 @@
+"""The database and the blobs behind the services' ports. Decides nothing: it keeps, guards and finds."""

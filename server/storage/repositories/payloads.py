@@ -1,0 +1,62 @@
+"""Small tensor payloads, and what is known of uploads, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from server.domain.records import UploadRow
+from server.storage.repositories.statements import among, chosen, insert_each, keys
+from server.storage.tables import payloads, uploads
+from workunits.values import Digest, LeaseId, Milliseconds
+
+_ADD: Final = upsert(payloads).on_conflict_do_nothing()
+_READ: Final = select(payloads.c.digest, payloads.c.raw).where(payloads.c.digest.in_(keys()))
+_UPLOADS: Final = chosen(UploadRow, uploads)
+_BY_LEASES: Final = _UPLOADS.where(uploads.c.lease_id.in_(keys()))
+_UNTOUCHED: Final = _UPLOADS.where(uploads.c.touched_ms < bindparam("before")).order_by(
+    uploads.c.touched_ms
+)
+
+
+class SqlPayloads:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, added: Mapping[Digest, bytes]) -> None:
+        rows = [{"digest": digest, "raw": raw} for digest, raw in added.items()]
+        insert_each(self._connection, _ADD, rows)
+
+    def read(self, wanted: Sequence[Digest]) -> dict[Digest, bytes]:
+        return {row.digest: row.raw for row in among(self._connection, _READ, wanted)}
+
+
+class SqlUploads:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, lease: LeaseId) -> UploadRow | None:
+        return self.by_leases([lease]).get(lease)
+
+    def by_leases(self, leases: Sequence[LeaseId]) -> dict[LeaseId, UploadRow]:
+        found = (UploadRow(*row) for row in among(self._connection, _BY_LEASES, leases))
+        return {upload.lease_id: upload for upload in found}
+
+    def put(self, upload: UploadRow) -> None:
+        row = asdict(upload)
+        statement = upsert(uploads).values(**row)
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["lease_id"], set_=row)
+        )
+
+    def untouched(self, before: Milliseconds, limit: int) -> list[UploadRow]:
+        rows = self._connection.execute(_UNTOUCHED.limit(limit), {"before": before})
+        return [UploadRow(*row) for row in rows]
+
+    def delete(self, leases: Sequence[LeaseId]) -> None:
+        if leases:
+            self._connection.execute(delete(uploads).where(uploads.c.lease_id.in_(leases)))

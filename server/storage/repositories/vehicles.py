@@ -1,0 +1,118 @@
+"""Vehicles, their sessions and their consents in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from server.domain.records import ConsentRow, VehicleRow
+from server.domain.work import SessionStep
+from server.storage.repositories.statements import among, chosen, keys, write_each
+from server.storage.tables import clone_signs, consents, retired_sessions, vehicles
+from workunits.values import KeyId, Milliseconds, OwnerId, SessionId
+
+_ALL: Final = chosen(VehicleRow, vehicles)
+_BY_IDS: Final = _ALL.where(vehicles.c.id.in_(keys()))
+_OF_OWNER: Final = _ALL.where(vehicles.c.owner_id == bindparam("owner"))
+_PAGE: Final = _ALL.where(vehicles.c.id > bindparam("after")).order_by(vehicles.c.id)
+_SET_STATE: Final = (
+    update(vehicles)
+    .where(vehicles.c.id == bindparam("key"), vehicles.c.state == bindparam("old"))
+    .values(state=bindparam("new"), state_reason=bindparam("reason"))
+)
+_ADVANCE: Final = (
+    update(vehicles)
+    .where(
+        vehicles.c.id == bindparam("key"),
+        vehicles.c.session == bindparam("old_session"),
+        vehicles.c.seq == bindparam("old_seq"),
+    )
+    .values(
+        session=bindparam("new_session"),
+        seq=bindparam("new_seq"),
+        last_digest=bindparam("digest"),
+        last_reply=bindparam("reply"),
+        nonce=None,
+        client=bindparam("new_client"),
+        seen_ms=bindparam("seen"),
+    )
+)
+_OFFER: Final = (
+    update(vehicles)
+    .where(vehicles.c.id == bindparam("key"), vehicles.c.nonce.is_(None))
+    .values(nonce=bindparam("offered"))
+)
+_IS_RETIRED: Final = select(retired_sessions.c.retired_ms).where(
+    retired_sessions.c.vehicle_id == bindparam("vehicle"),
+    retired_sessions.c.session == bindparam("session"),
+)
+_SIGNS: Final = select(func.count()).where(
+    clone_signs.c.vehicle_id == bindparam("vehicle"), clone_signs.c.at_ms > bindparam("since")
+)
+
+
+class SqlVehicles:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, vehicle: VehicleRow, consent: ConsentRow) -> None:
+        self._connection.execute(insert(vehicles), asdict(vehicle))
+        self._connection.execute(insert(consents), asdict(consent))
+
+    def by_ids(self, ids: Sequence[KeyId]) -> dict[KeyId, VehicleRow]:
+        found = (VehicleRow(*row) for row in among(self._connection, _BY_IDS, ids))
+        return {vehicle.id: vehicle for vehicle in found}
+
+    def of_owner(self, owner: OwnerId) -> list[VehicleRow]:
+        rows = self._connection.execute(_OF_OWNER, {"owner": owner})
+        return [VehicleRow(*row) for row in rows]
+
+    def list(self, after: KeyId | None = None, limit: int = 1000) -> list[VehicleRow]:
+        rows = self._connection.execute(_PAGE.limit(limit), {"after": after or b""})
+        return [VehicleRow(*row) for row in rows]
+
+    def set_state(self, vehicle: KeyId, old: str, new: str, reason: str | None) -> None:
+        change = {"key": vehicle, "old": old, "new": new, "reason": reason}
+        write_each(self._connection, _SET_STATE, [change], f"vehicle that was {old}")
+
+    def enrol_again(self, vehicle: VehicleRow, consent: ConsentRow) -> None:
+        row = asdict(vehicle)
+        self._connection.execute(update(vehicles).where(vehicles.c.id == vehicle.id).values(**row))
+        self._connection.execute(insert(consents), asdict(consent))
+
+    def advance(self, steps: Sequence[SessionStep]) -> None:
+        rows = [
+            {
+                "key": step.vehicle_id,
+                "old_session": step.old_session,
+                "old_seq": step.old_seq,
+                "new_session": step.session,
+                "new_seq": step.seq,
+                "digest": step.digest,
+                "reply": step.reply,
+                "new_client": step.client,
+                "seen": step.seen_ms,
+            }
+            for step in steps
+        ]
+        write_each(self._connection, _ADVANCE, rows, "sessions")
+
+    def offer_nonce(self, vehicle: KeyId, nonce: bytes) -> None:
+        write_each(self._connection, _OFFER, [{"key": vehicle, "offered": nonce}], "nonce")
+
+    def is_retired(self, vehicle: KeyId, session: SessionId) -> bool:
+        found = self._connection.execute(_IS_RETIRED, {"vehicle": vehicle, "session": session})
+        return found.first() is not None
+
+    def retire_session(self, vehicle: KeyId, session: SessionId, now: Milliseconds) -> None:
+        row = {"vehicle_id": vehicle, "session": session, "retired_ms": now}
+        self._connection.execute(upsert(retired_sessions).on_conflict_do_nothing(), row)
+
+    def sign_of_clone(self, vehicle: KeyId, now: Milliseconds, since: Milliseconds) -> int:
+        self._connection.execute(insert(clone_signs), {"vehicle_id": vehicle, "at_ms": now})
+        signs = self._connection.execute(_SIGNS, {"vehicle": vehicle, "since": since})
+        return int(signs.scalar_one())

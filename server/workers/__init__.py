@@ -1,0 +1,1 @@
+"""What runs beside the requests: validation and sweeping, one round at a time."""

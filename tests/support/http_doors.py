@@ -1,0 +1,106 @@
+"""The HTTP side over real storage in a folder, with services that answer what a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.adapters.clock import SystemClock
+from server.domain.records import ProjectSecrets
+from server.http.doors import Doors
+from server.http.front import Front
+from server.http.gathering import Gathering
+from server.http.partials import Partials
+from server.http.turns import Turns
+from server.http.uploads import Uploads
+from server.services.enrolment import Enrolments
+from server.services.exchange import Arrival
+from server.services.standings import Standings
+from server.settings import DATABASE_FILE
+from server.storage.blobs import FolderBlobs
+from server.storage.database import SqliteDatabase
+from server.storage.migrations import migrate
+from tests.support.http_server import served
+from workunits.values import Digest
+from workunits.wire.messages import Departure, Enrolment, Envelope
+
+TICKET_KEY = b"t" * 32
+
+
+class ScriptedEnrolments(Enrolments):
+    """Answers with `reply`, or raises `fault`; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.networks: list[str | None] = []
+        self.reply: Envelope | None = None
+        self.fault: Exception | None = None
+
+    def enrol(self, request: Enrolment, digest: Digest, network: str | None) -> Envelope:
+        self.networks.append(network)
+        return self._answer()
+
+    def leave(self, request: Departure, digest: Digest) -> Envelope:
+        return self._answer()
+
+    def _answer(self) -> Envelope:
+        if self.fault is not None:
+            raise self.fault
+        assert self.reply is not None
+        return self.reply
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a test of the HTTP side stands on."""
+
+    folder: Path
+    url: str
+    database: SqliteDatabase
+    blobs: FolderBlobs
+    enrolments: ScriptedEnrolments
+
+
+def echo(arrivals: Sequence[Arrival]) -> list[bytes]:
+    """Each request's digest as its answer."""
+    return [arrival.digest for arrival in arrivals]
+
+
+@contextmanager
+def grounds(
+    folder: Path,
+    answer_all: Callable[[Sequence[Arrival]], Sequence[bytes]] = echo,
+    trusted_proxies: Sequence[str] = (),
+    most_waiting: int = 100,
+) -> Iterator[Grounds]:
+    """A served HTTP side over the storage in `folder`."""
+    for name in ("uploads", "metadata"):
+        (folder / name).mkdir()
+    migrate(folder / DATABASE_FILE)
+    blobs = FolderBlobs(folder / "blobs")
+    enrolments = ScriptedEnrolments()
+    gathering = Gathering(answer_all, most_waiting=most_waiting)
+    with SqliteDatabase(folder / DATABASE_FILE) as database:
+        with database.transaction() as repositories:
+            repositories.meta.found(ProjectSecrets(1, TICKET_KEY, b"u" * 32))
+        clock = SystemClock()
+        partials = Partials(folder / "uploads")
+        doors = Doors(
+            project="Night & Co <b>",
+            database=database,
+            blobs=blobs,
+            clock=clock,
+            enrolments=enrolments,
+            standings=Standings(database),
+            work=gathering,
+            uploads=Uploads(database, blobs, partials, clock, TICKET_KEY),
+            turns=Turns(),
+            metadata=folder / "metadata",
+        )
+        gathering.start()
+        try:
+            with served(Front(doors), trusted_proxies) as url:
+                yield Grounds(folder, url, database, blobs, enrolments)
+        finally:
+            gathering.close()

@@ -1,0 +1,294 @@
+"""The server's working parts over real storage: batches of a toy model, time and chance in hand.
+
+The toy's output is one float32 per row: the unit's index times 1,000 plus the row. It needs neither
+ONNX nor keys on disk, so that a test can have a thousand units in a second.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, event
+
+from server.domain.names import public_blob, tree_blob
+from server.domain.records import BatchRow, NewUnit, OwnerRow, ProjectSecrets, VehicleRow
+from server.domain.work import UnitCounts
+from server.errors import Outage
+from server.services.attachments import Answer
+from server.services.enrolment import Enrolments
+from server.services.exchange import Arrival, Exchange
+from server.services.standings import Standings
+from server.services.sweeping import Sweeping
+from server.services.validation import Validation
+from server.storage.blobs import FolderBlobs
+from server.storage.database import SqliteDatabase
+from server.storage.migrations import migrate
+from server.workers.sweep import Sweep
+from server.workers.validate import Validate
+from tests.support.still_clock import StillClock
+from workunits.trust import digests, merkle, roles
+from workunits.trust import envelope as dsse
+from workunits.values import BatchId, Digest, LeaseId, Milliseconds
+from workunits.wire import codec, tensors
+from workunits.wire.messages import (
+    Envelope,
+    InputPart,
+    Manifest,
+    Message,
+    OutputRule,
+    Program,
+    TensorSpec,
+    Unit,
+)
+
+DAY_S: Final = 86_400
+KFLOP_PER_ROW: Final = 7
+ROWS: Final = 4
+LEASE_S: Final = 3600
+SCHEDULER: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
+BATCH_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
+TERMS: Final = digests.plain(b"terms")
+MODEL: Final = digests.plain(b"model")
+
+
+class FixedSealer:
+    """Implements the port `Sealer` with a key that never changes."""
+
+    def seal(self, value: msgspec.Struct, payload_type: str) -> Envelope:
+        return dsse.seal(value, payload_type, SCHEDULER)
+
+
+@dataclass
+class CountedRandomness:
+    """Implements the port `Randomness`: no two draws are alike, and each run draws the same."""
+
+    drawn: int = 0
+
+    def token(self, size: int) -> bytes:
+        self.drawn += 1
+        return digests.plain(b"draw %d" % self.drawn)[:size]
+
+
+@dataclass
+class DiscardedUploads:
+    """Implements the port `UploadFiles` and remembers."""
+
+    leases: list[LeaseId] = field(default_factory=list)
+
+    def discard(self, lease: LeaseId) -> None:
+        self.leases.append(lease)
+
+
+class FailingWrites:
+    """The writer's connection fails at its n-th statement, or at the commit when that is the n-th."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._left: int | None = None
+        self.seen = 0
+        event.listen(database.writer, "before_cursor_execute", self._on_statement)
+        event.listen(database.writer, "commit", self._on_commit)
+
+    def fail_at(self, number: int) -> None:
+        self._left, self.seen = number, 0
+
+    def work_again(self) -> None:
+        self._left = None
+
+    def _on_statement(self, *_: object) -> None:
+        self._count()
+
+    def _on_commit(self, _: Connection) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self.seen += 1
+        if self._left is not None and self.seen == self._left:
+            self._left = None
+            raise Outage("the disk failed, because the test wants it")
+
+
+def output_of(index: int, rows: int, wrong_by: float = 0.0) -> bytes:
+    """The toy's payload for a unit; a liar's is off by something."""
+    values = [index * 1000.0 + row + wrong_by for row in range(rows)]
+    data = struct.pack(f"<{rows}f", *values)
+    return tensors.encode({"y": tensors.RawTensor("float32", (rows, 1), data)})
+
+
+def input_of(index: int) -> bytes:
+    data = struct.pack("<f", float(index)) * ROWS
+    return tensors.encode({"x": tensors.RawTensor("float32", (ROWS, 1), data)})
+
+
+class WorkServer:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = StillClock()
+        self.randomness = CountedRandomness()
+        self.uploads = DiscardedUploads()
+        self.blobs = FolderBlobs(folder / "blobs")
+        self.path = folder / "server.sqlite3"
+        self.path.write_bytes(_migrated())
+        self.database = SqliteDatabase(self.path)
+        with self.database.transaction() as repos:
+            repos.meta.found(ProjectSecrets(1, b"t" * 32, b"u" * 32))
+        self.faults = FailingWrites(self.database)
+        self.start()
+
+    def start(self) -> None:
+        """The services as after a start: nothing in memory."""
+        self.exchange = Exchange(
+            self.database, self.blobs, FixedSealer(), self.clock, self.randomness
+        )
+        self.validate = Validate(Validation(self.database, self.blobs))
+        self.sweep = Sweep(Sweeping(self.database, self.uploads), Standings(self.database))
+
+    def enrolments(self, sign_up: str = "open") -> Enrolments:
+        return Enrolments(
+            self.database,
+            FixedSealer(),
+            self.clock,
+            self.randomness,
+            sign_up=sign_up,
+            terms=TERMS,
+        )
+
+    def publish(
+        self, units: int, *, quorum: int = 2, deadline_s: int = 14 * DAY_S, lease_s: int = LEASE_S
+    ) -> BatchRow:
+        """A running batch of the toy model."""
+        batch_id = BatchId(self.randomness.token(16))
+        bodies = []
+        inputs: dict[Digest, bytes] = {}
+        for index in range(units):
+            raw = input_of(index)
+            part = InputPart(scope="row", digest=digests.of_tensors(raw), size=len(raw))
+            inputs[part.digest] = raw
+            unit = Unit(
+                batch=batch_id, index=index, first_row=index * ROWS, rows=ROWS, inputs=(part,)
+            )
+            bodies.append(codec.pack(unit))
+        tree = merkle.build(merkle.leaf_hash(body) for body in bodies)
+        packed = codec.pack(dsse.seal(_manifest(batch_id, units, tree), roles.MANIFEST, BATCH_KEY))
+        digest = digests.of_manifest(packed)
+        self.blobs.put(public_blob(digest), packed)
+        self.blobs.put(tree_blob(batch_id), tree)
+        now = self.clock.now_ms()
+        batch = BatchRow(
+            id=batch_id,
+            model_name="toy",
+            kind="tensor",
+            options=b"{}",
+            state="running",
+            quorum=quorum,
+            assurance="replicated",
+            units=units,
+            rows=units * ROWS,
+            kflop_per_row=KFLOP_PER_ROW,
+            lease_s=lease_s,
+            created_ms=now,
+            deadline_ms=Milliseconds(now + deadline_s * 1000),
+            manifest=digest,
+            tree=tree_blob(batch_id),
+        )
+        with self.database.transaction() as repos:
+            repos.payloads.add(inputs)
+            repos.batches.add(
+                batch,
+                (NewUnit(index, index * ROWS, ROWS, body) for index, body in enumerate(bodies)),
+            )
+        return batch
+
+    def answer(self, sent: Sequence[bytes]) -> list[Message]:
+        """What the HTTP side does with messages that arrived together."""
+        answers = self.exchange.answer([arrival(raw) for raw in sent])
+        return [dsse.unpack_message(raw) for raw in self.exchange.carry(answers)]
+
+    def answers(self, sent: Sequence[bytes]) -> list[Answer]:
+        return self.exchange.answer([arrival(raw) for raw in sent])
+
+    def settle(self) -> None:
+        """Everything that the background would do now."""
+        while self.validate.run_once(self.clock.now_ms()) + self.sweep.run_once(
+            self.clock.now_ms()
+        ):
+            pass
+
+    def batch(self, batch: BatchRow) -> BatchRow:
+        with self.database.reading() as repos:
+            found = repos.batches.get(batch.id)
+        assert found is not None
+        return found
+
+    def counts(self, unit: int) -> UnitCounts:
+        with self.database.reading() as repos:
+            return repos.units.counts([unit])[unit]
+
+    def vehicle(self, public_key: bytes) -> VehicleRow:
+        key = digests.of_key(public_key)
+        with self.database.reading() as repos:
+            return repos.vehicles.by_ids([key])[key]
+
+    def owners(self) -> list[OwnerRow]:
+        with self.database.reading() as repos:
+            return repos.owners.list()
+
+
+def arrival(raw: bytes) -> Arrival:
+    message = dsse.unpack_message(raw)
+    return Arrival(
+        request=roles.accept_request(message.envelope),
+        digest=digests.of_request(message.envelope.payload),
+        attachments=dsse.by_digest(message, digests.of_tensors),
+    )
+
+
+@contextmanager
+def work_server(folder: Path) -> Iterator[WorkServer]:
+    server = WorkServer(folder)
+    try:
+        yield server
+    finally:
+        server.database.close()
+
+
+@cache
+def _migrated() -> bytes:
+    """An empty database of today's schema; migrating takes longer than most tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "server.sqlite3"
+        migrate(path)
+        return path.read_bytes()
+
+
+def _manifest(batch: BatchId, units: int, tree: bytes) -> Manifest:
+    return Manifest(
+        batch=batch,
+        model_name="toy",
+        model_bytes=100,
+        program=Program(
+            model=MODEL,
+            inputs=(TensorSpec(name="x", dtype="float32", shape=(1,)),),
+            outputs=(TensorSpec(name="y", dtype="float32", shape=(1,)),),
+            rows_per_step=ROWS,
+            optimisation="all",
+            precision="fp32",
+            runtime_from="1.20",
+            runtime_below="2",
+            kflop_per_row=KFLOP_PER_ROW,
+        ),
+        agreement=(OutputRule(name="y", rule="tolerance", tau=1e-5, sigma=1.0),),
+        root=merkle.root_of(tree),
+        units=units,
+        rows=units * ROWS,
+        not_before=Milliseconds(0),
+        not_after=Milliseconds(2**50),
+    )
