@@ -1,0 +1,1 @@
+"""The vehicle: what an owner installs. Start at README.md beside this file."""

@@ -1,0 +1,1 @@
+"""What keeps the promises of `tesla_at_home.ports`: link, disk, keys, child process, sources."""

@@ -1,0 +1,235 @@
+"""One HTTP exchange with a server that may be slow, hostile, or a captive portal in its place.
+
+Decides what still counts as an answer: limits hold while bytes arrive, a redirect or a page in the
+place of an answer is an outage, and whoever cancels from another thread closes the socket. What an
+answer means is `transport`'s business.
+
+Each exchange has a connection of its own. A vehicle speaks every ten minutes, so keeping one open
+saves nothing, and closing the socket is then exactly the cancelling of this exchange.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import IO, Final
+
+import msgspec
+import requests
+from urllib3.exceptions import HTTPError
+
+from tesla_at_home.adapters.guard import Guard, guarding, session
+from tesla_at_home.errors import Told, Unreachable
+from tesla_at_home.ports import Cancellation
+from workunits.wire import limits
+
+PROBLEM: Final = "application/problem+json"
+_PIECE_BYTES: Final = 64 * limits.KIB
+_WEEK_S: Final = 7 * 86_400
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """How long and how much an exchange may take before it is an outage."""
+
+    connect_s: float = 10.0  # a home link that needs longer drops what comes after, too
+    silence_s: float = 60.0  # the server may wait for its disk, not for ever
+    stall_s: float = 300.0  # a window in which fewer than `stall_bytes` moved ends the exchange
+    stall_bytes: int = 16 * limits.KIB  # below 55 bytes/s a file would outlive its lease
+    problem_bytes: int = 64 * limits.KIB
+
+
+class _Problem(msgspec.Struct):
+    """What is read of a problem document (RFC 9457); the rest of it is for other readers."""
+
+    code: str = "unknown"
+    title: str = ""
+    detail: str = ""
+
+
+class Exchange:
+    """A response whose body has not been read yet; use it as a context manager."""
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        *,
+        cancel: Cancellation,
+        bounds: HttpLimits,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Sending | None = None,
+        through_proxies: bool = True,
+    ) -> None:
+        self._request = requests.Request(method, url, headers=dict(headers or {}), data=body)
+        self._bounds = bounds
+        self._cancel = cancel
+        self._guard = Guard(bounds.stall_s, bounds.stall_bytes)
+        self._session = session()
+        self._proxies = {} if through_proxies else {"no_proxy": "*"}
+        if isinstance(body, Sending):
+            body.hearers.append(self._guard.moved)
+
+    def __enter__(self) -> Exchange:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._session.close)
+            opened.enter_context(self._cancel.closing(self._guard.cancel))
+            opened.callback(self._guard.finish)
+            self._guard.start()
+            self._answer = self._send()
+            opened.callback(self._answer.close)
+            self._refuse_what_is_no_answer()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def status(self) -> int:
+        return self._answer.status_code
+
+    def header(self, name: str) -> str:
+        """A header's value, empty where it is missing."""
+        return self._answer.headers.get(name, "")
+
+    def length(self) -> int | None:
+        """What the server says the body's length is."""
+        said = self.header("Content-Length")
+        return int(said) if said.isascii() and said.isdigit() else None
+
+    def expect(self, *content_types: str) -> None:
+        """Raise `Unreachable` unless the answer says that it is one of these."""
+        said = self.header("Content-Type").partition(";")[0].strip().lower()
+        if said not in content_types:
+            raise Unreachable(
+                f"{self._where()} answered with {_plain(said) or 'no content type'} in the place "
+                f"of {content_types[0]} (a captive portal or a proxy?)"
+            )
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body in pieces of at most 64 KiB, as they come and never inflated."""
+        while piece := self._piece():
+            self._guard.moved(len(piece))
+            yield piece
+        self._guard.check()
+
+    def read(self, most: int) -> bytes:
+        """The whole body; one longer than `most` bytes is an outage and is never held."""
+        said = self.length()
+        if said is not None and said > most:
+            raise Unreachable(f"{self._where()} announces {said} bytes; at most {most} are taken")
+        body = bytearray()
+        for piece in self.pieces():
+            body += piece
+            if len(body) > most:
+                raise Unreachable(f"{self._where()} sends more than {most} bytes")
+        return bytes(body)
+
+    def raise_refusal(self) -> None:
+        """Raise for every status from 400: `Told` for a problem document, else `Unreachable`."""
+        if self.status < 400:
+            return
+        if not self.header("Content-Type").lower().startswith(PROBLEM):
+            raise Unreachable(
+                f"{self._where()} answered {self.status} (not in the project's words)"
+            )
+        try:
+            problem = msgspec.json.decode(self.read(self._bounds.problem_bytes), type=_Problem)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Unreachable(f"{self._where()} answered {self.status} (not readable)") from None
+        detail = _plain(problem.detail or problem.title) or "no reason given"
+        raise Told(self.status, _plain(problem.code), detail, self._retry_after_s())
+
+    def _send(self) -> requests.Response:
+        prepared = self._session.prepare_request(self._request)
+        url = str(prepared.url)
+        settings = self._session.merge_environment_settings(url, self._proxies, True, None, None)
+        times = (self._bounds.connect_s, self._bounds.silence_s)
+        before = guarding.set(self._guard)
+        try:
+            with self._outage():
+                return self._session.send(prepared, timeout=times, **settings)
+        finally:
+            guarding.reset(before)
+
+    def _piece(self) -> bytes:
+        """What has come, without waiting for a full piece: a slow link is no silent one."""
+        with self._outage():
+            piece: bytes = self._answer.raw.read1(_PIECE_BYTES, decode_content=False)
+            return piece
+
+    def _refuse_what_is_no_answer(self) -> None:
+        if 300 <= self.status < 400:
+            raise Unreachable(f"{self._where()} redirects elsewhere (a captive portal?)")
+        if self.header("Content-Encoding").lower() not in ("", "identity"):
+            raise Unreachable(f"{self._where()} sends a compressed answer that nobody asked for")
+
+    def _retry_after_s(self) -> int | None:
+        """`Retry-After` as seconds; a date counts from the server's own `Date`."""
+        said = self.header("Retry-After").strip()
+        if said.isascii() and said.isdigit():
+            return min(int(said[:9]), _WEEK_S)
+        try:
+            wait = parsedate_to_datetime(said) - parsedate_to_datetime(self.header("Date"))
+        except (TypeError, ValueError):
+            return None
+        return min(max(0, int(wait.total_seconds())), _WEEK_S)
+
+    @contextlib.contextmanager
+    def _outage(self) -> Iterator[None]:
+        """Foreign errors of the link as `Unreachable`."""
+        try:
+            yield
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+            self._guard.check()
+            raise Unreachable(f"{self._where()}: {_reason(error)}") from None
+
+    def _where(self) -> str:
+        return str(self._request.url).partition("?")[0]
+
+
+class Sending:
+    """The rest of a file as a request's body: counted, and never in memory as a whole."""
+
+    def __init__(self, file: IO[bytes], length: int, on_bytes: Callable[[int], None]) -> None:
+        self._file = file
+        self._left = length
+        self._length = length
+        self.hearers = [on_bytes]  # who hears of each piece's length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, most: int = -1) -> bytes:
+        piece = self._file.read(self._left if most < 0 else min(most, self._left))
+        self._left -= len(piece)
+        for tell in self.hearers:
+            tell(len(piece))
+        return piece
+
+
+def _plain(text: str) -> str:
+    """A stranger's words, fit for a terminal: one line, nothing but printable characters."""
+    return "".join(c if c.isprintable() else " " for c in text)[: limits.TEXT_CHARS].strip()
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in a few words; libraries wrap it in their own objects' names."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate does not check out"
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return "no connection in time"
+    if isinstance(error, requests.exceptions.Timeout | TimeoutError):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return "no connection" if "establish" in str(error) else "the connection broke"
+    return "the connection broke"

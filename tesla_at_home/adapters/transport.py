@@ -1,0 +1,268 @@
+"""HTTP to one project: messages, blobs that go on where they stopped, uploads, plain pages.
+
+Moves bytes and trusts none of them; the paths are those of PROTOCOL 10. What counts as an answer at
+all is decided in `exchange`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tesla_at_home.adapters.exchange import Exchange, HttpLimits, Sending
+from tesla_at_home.errors import ClientError, NotThere, Unreachable
+from tesla_at_home.ports import Cancellation
+from workunits.values import Digest, LeaseId, show
+from workunits.wire import limits
+
+MESSAGE: Final = "application/vnd.tesla-at-home+msgpack"
+_JSON: Final = "application/json"
+_PAGE_BYTES: Final = limits.MIB
+
+
+class _Upload(msgspec.Struct):
+    """How much of an upload the server has."""
+
+    received: int
+    size: int | None = None
+    complete: bool = False
+
+
+class HttpTransport:
+    """The port `Transport` over requests, and the reads that commands need besides."""
+
+    def __init__(self, base_url: str, *, user_agent: str, bounds: HttpLimits | None = None) -> None:
+        self.base_url = check_base_url(base_url)
+        self._user_agent = user_agent
+        self._bounds = bounds or HttpLimits()
+        # A proxy from the environment cannot reach this computer's own loopback.
+        self._through_proxies = not is_loopback(self.base_url)
+
+    def post(self, path: str, body: bytes, *, cancel: Cancellation) -> bytes:
+        """See `ports.Transport`."""
+        with self._open("POST", path, cancel, {"Content-Type": MESSAGE}, body) as answer:
+            answer.raise_refusal()
+            answer.expect(MESSAGE)
+            return answer.read(limits.MESSAGE_BYTES)
+
+    def page(self, path: str, *, cancel: Cancellation | None = None) -> bytes:
+        """A JSON answer for people's commands, such as the leaderboard."""
+        with self._open("GET", path, cancel or Cancellation(), {"Accept": _JSON}) as answer:
+            answer.raise_refusal()
+            answer.expect(_JSON)
+            return answer.read(_PAGE_BYTES)
+
+    def pieces(self, path: str, *, cancel: Cancellation) -> Iterator[bytes]:
+        """A file in pieces, without an end of its own: the caller keeps the limit.
+
+        Raises `NotThere` where the server says that it has none.
+        """
+        with self._open("GET", path, cancel) as answer:
+            if answer.status in (403, 404):
+                raise NotThere(f"{path}: the server has no such file")
+            answer.raise_refusal()
+            _refuse_page(answer)
+            yield from answer.pieces()
+
+    def fetch(
+        self,
+        path: str,
+        to: Path,
+        *,
+        size: int,
+        cancel: Cancellation,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """See `ports.Transport`; the server's ETag lies beside `to` until the file is whole."""
+        part = _Part(to, size)
+        if part.has == size:
+            return
+        with self._open("GET", path, cancel, part.resuming()) as answer:
+            if answer.status == 416:
+                part.discard()
+                raise Unreachable(
+                    f"{path}: what was fetched so far fits nothing there; again from the start"
+                )
+            answer.raise_refusal()
+            _refuse_page(answer)
+            part.take(answer, on_bytes)
+
+    def upload(
+        self,
+        lease: LeaseId,
+        ticket: bytes,
+        source: Path,
+        *,
+        digest: Digest,
+        size: int,
+        cancel: Cancellation,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """See `ports.Transport`."""
+        path = f"/v1/uploads/{show(lease)}"
+        ticketed = {"Authorization": f"Ticket {show(ticket)}"}
+        has = self._received(path, ticketed, cancel)
+        if has.complete:
+            return
+        with _reading(source) as file:
+            file.seek(min(max(0, has.received), size))
+            rest = Sending(file, size - file.tell(), on_bytes)
+            headers = ticketed | {
+                "Content-Type": "application/octet-stream",
+                "Upload-Offset": str(file.tell()),
+                "Upload-Length": str(size),
+                "Upload-Digest": show(digest),
+            }
+            with self._open("PATCH", path, cancel, headers, rest if len(rest) else b"") as answer:
+                answer.raise_refusal()
+
+    def _received(self, path: str, headers: Mapping[str, str], cancel: Cancellation) -> _Upload:
+        with self._open("GET", path, cancel, headers) as answer:
+            answer.raise_refusal()
+            answer.expect(_JSON)
+            try:
+                return msgspec.json.decode(answer.read(_PAGE_BYTES), type=_Upload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise Unreachable(f"{path}: not an upload's state") from None
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        cancel: Cancellation,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Sending | None = None,
+    ) -> Exchange:
+        return Exchange(
+            method,
+            self.base_url + path,
+            cancel=cancel,
+            bounds=self._bounds,
+            headers={"User-Agent": self._user_agent, **(headers or {})},
+            body=body,
+            through_proxies=self._through_proxies,
+        )
+
+
+class _Part:
+    """A file that is being fetched: how much is there, of which version, and what may follow."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._etag_path = path.with_name(path.name + ".etag")
+        self._size = size
+        self.has = path.stat().st_size if path.exists() else 0
+        if self.has > size:
+            self.discard()
+
+    def resuming(self) -> dict[str, str]:
+        """Headers that ask for the rest, if it is still the rest of the same thing."""
+        if not self.has or not self._etag_path.exists():
+            return {}
+        return {"Range": f"bytes={self.has}-", "If-Range": self._etag_path.read_text()}
+
+    def take(self, answer: Exchange, on_bytes: Callable[[int], None]) -> None:
+        """Write the body behind what is there (206), or anew (200), up to the size."""
+        start = self._start(answer)
+        said = answer.length()
+        if said is not None and said != self._size - start:
+            self.discard()
+            raise Unreachable(f"{self._path.name}: {said + start} bytes there, {self._size} signed")
+        with _writing(self._path) as file:
+            file.truncate(start)
+            file.seek(start)
+            self._etag_path.write_text(answer.header("ETag"))
+            for piece in answer.pieces():
+                on_bytes(len(piece))
+                if file.tell() + len(piece) > self._size:
+                    raise Unreachable(f"{self._path.name}: more than the {self._size} bytes signed")
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+            arrived = file.tell()
+        if arrived < self._size:
+            raise Unreachable(f"{self._path.name}: ends after {arrived} of {self._size} bytes")
+        self._etag_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._etag_path.unlink(missing_ok=True)
+        self.has = 0
+
+    def _start(self, answer: Exchange) -> int:
+        if answer.status != 206:
+            return 0
+        if answer.header("Content-Range") != f"bytes {self.has}-{self._size - 1}/{self._size}":
+            self.discard()
+            raise Unreachable(f"{self._path.name}: another part came than was asked for")
+        return self.has
+
+
+def check_base_url(text: str) -> str:
+    """The project's address without its last slash.
+
+    Raises:
+        ClientError: not https (http is for this computer alone), or more than an address.
+    """
+    try:
+        parts = urlsplit(text.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ClientError(f"{text!r} is no address of a project; it looks like https://example.org")
+    if parts.username or parts.password:
+        raise ClientError("an address with a user or a password in it is not taken")
+    if parts.query or parts.fragment:
+        raise ClientError(f"{text!r}: leave out what follows '?' or '#'")
+    if parts.scheme == "http" and not _is_this_computer(host):
+        raise ClientError(
+            f"{text!r} is not encrypted; use https:// (http is for a project on this computer)"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether the address can only mean this computer."""
+    return _is_this_computer(urlsplit(base_url).hostname or "")
+
+
+def _is_this_computer(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_page(answer: Exchange) -> None:
+    said = answer.header("Content-Type").lower()
+    if said.startswith(("text/html", "application/xhtml")):
+        raise Unreachable("a web page came in the place of a file (a captive portal?)")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise Unreachable(f"{path.name}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written at any place; a full disk is an outage like another, tried again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with path.open("r+b") as file:
+            yield file
+    except OSError as error:
+        raise Unreachable(f"{path.name}: {error.strerror}") from None

@@ -1,0 +1,230 @@
+"""The exchange with the project: what an answer changes, and how long to wait after a failure.
+
+Signatures are checked by the driver before an answer gets here. Only a signed answer lets go of the
+saved request (DECISIONS A.1); what was said stands in `talking`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from tesla_at_home.agent import holding
+from tesla_at_home.agent.books import SavedRequest, Talk
+from tesla_at_home.agent.commands import Prove
+from tesla_at_home.agent.events import (
+    Answered,
+    EnrolledAgain,
+    ProjectSeen,
+    Refused,
+    Unanswered,
+)
+from tesla_at_home.agent.state import Lane, State
+from tesla_at_home.policy.backoff import delay_s
+from workunits.values import SessionId
+from workunits.wire import limits
+from workunits.wire.messages import (
+    PROTOCOL_VERSION,
+    Reply,
+    Resync,
+    UnknownVehicle,
+    UpgradeRequired,
+)
+
+# Two unsigned refusals may be a broken proxy; the third time it is about what we say.
+REFUSED_AT_MOST: Final = 3
+
+
+def on_project(state: State, event: ProjectSeen) -> None:
+    state.errand = None
+    state.is_project_fresh = event.is_fresh
+    state.project_seen_s = state.now.boot_s
+    if event.fault is not None:
+        state.change_books(fault=event.fault)
+    state.looked_for = (state.looked_for & state.units.keys()) | state.unproved
+    for lease in sorted(state.unproved):
+        state.command(Prove(lease))
+    state.unproved.clear()
+
+
+def on_answered(state: State, event: Answered) -> None:
+    """A signed answer: the saved request has done its work."""
+    if state.books.talk.state != "sending":
+        return
+    state.exchange = Lane()
+    now = state.now
+    state.change_books(
+        signed=state.books.signed.heard(event.answer.server_time, now.boot_s, now.boot_id),
+        last_contact_ms=now.wall_ms,
+        fault=None,
+    )
+    answer = event.answer
+    if isinstance(answer, Reply):
+        _on_reply(state, answer)
+    elif isinstance(answer, Resync):
+        _on_resync(state, answer)
+    elif isinstance(answer, UnknownVehicle):
+        _on_unknown(state)
+    else:
+        _on_upgrade(state, answer)
+
+
+def _on_reply(state: State, reply: Reply) -> None:
+    talk = state.books.talk
+    saved = talk.saved
+    assert saved is not None
+    answered = replace(
+        talk, seq=talk.seq + 1, previous=saved.digest, saved=None, nonce=None, epoch=reply.epoch
+    )
+    state.put_talk("replied", replace(answered, refused_code=None, refused_times=0))
+    state.change_books(notice=reply.notice)
+    state.resyncs = 0
+    for receipt in reply.receipts:
+        if receipt.lease in saved.reports:
+            holding.take_receipt(state, receipt)
+    for verdict in reply.verdicts:
+        holding.take_verdict(state, verdict)
+    for abort in reply.aborts:
+        holding.take_abort(state, abort)
+    for offer in reply.leases:
+        holding.take_lease(state, offer, reply.server_time)
+    left = tuple(lease for lease in talk.alone if lease in state.units)
+    state.change_books(talk=replace(state.books.talk, alone=left))
+    _plan(state, reply, saved)
+
+
+def _plan(state: State, reply: Reply, saved: SavedRequest) -> None:
+    """When to speak next."""
+    now_s = state.now.boot_s
+    network = state.settings.network
+    state.wait_until_s = now_s + reply.wait_s
+    state.report_at_s = now_s + network.min_wait_s
+    if not saved.asks_for_work:
+        return
+    state.had_no_work = not reply.leases
+    if reply.leases:
+        state.replies_without_work = 0
+        state.work_at_s = now_s + max(reply.wait_s, network.min_wait_s)
+    else:
+        no_work(state, at_least_s=reply.wait_s)
+    state.change_books(next_contact_ms=int(state.now.wall_ms + (state.work_at_s - now_s) * 1000))
+
+
+def no_work(state: State, at_least_s: float = 0.0) -> None:
+    """Wait longer each time before work is asked for again."""
+    network = state.settings.network
+    state.replies_without_work += 1
+    wait_s = delay_s(
+        state.replies_without_work,
+        first_s=network.no_work_first_s,
+        most_s=network.no_work_most_s,
+        draw=state.now.draw,
+    )
+    state.work_at_s = state.now.boot_s + max(at_least_s, wait_s, network.min_wait_s)
+
+
+def _on_resync(state: State, resync: Resync) -> None:
+    session = SessionId(state.now.token)
+    state.put_talk(
+        "resync", Talk(session=session, epoch=resync.epoch, nonce=resync.nonce, state="sending")
+    )
+    state.note("resync", "the project asked to start a new session")
+    state.resyncs += 1
+    if state.resyncs > 1:
+        # Two sides that never agree must not spin.
+        _back_off(state, state.resyncs - 1)
+
+
+def _on_unknown(state: State) -> None:
+    session = SessionId(state.now.token)
+    talk = Talk(session=session, epoch=state.books.talk.epoch, state="sending")
+    state.put_talk("unknown_vehicle", talk)
+    state.note("unknown_vehicle", "the project does not know this vehicle any more; joining again")
+
+
+def _on_upgrade(state: State, answer: UpgradeRequired) -> None:
+    state.put_talk("upgrade_required", replace(state.books.talk, saved=None))
+    fault = (
+        f"the project speaks protocol {answer.oldest} to {answer.newest}, this client "
+        f"{PROTOCOL_VERSION}: update tesla-at-home"
+    )
+    state.change_books(fault=fault)
+    state.exchange.retry_s = state.now.boot_s + state.settings.network.no_work_most_s
+
+
+def on_enrolled(state: State, event: EnrolledAgain) -> None:
+    state.errand = None
+    if state.books.talk.state != "enrolling":
+        return
+    state.exchange = Lane()
+    talk = Talk(session=event.session, epoch=event.enrolled.epoch, state="enrolling")
+    state.put_talk("enrolled", talk)
+    state.note("joined", "joined again with the same key; held work is kept")
+
+
+def on_unanswered(state: State, event: Unanswered) -> None:
+    state.errand = None
+    _failed(state)
+    if event.was_cancelled:
+        return
+    if event.is_untrusted:
+        # A key may have been replaced: look at the metadata before the next try.
+        state.project_seen_s = None
+    state.change_books(fault=event.detail)
+    _back_off(state, state.exchange.failures + 1)
+
+
+def on_refused(state: State, event: Refused) -> None:
+    state.errand = None
+    _failed(state)
+    state.change_books(fault=f"the project refused the request: {event.detail}")
+    _back_off(state, state.exchange.failures + 1, at_least_s=event.retry_after_s or 0)
+    talk = state.books.talk
+    if not event.is_final or talk.saved is None:
+        return
+    times = talk.refused_times + 1 if talk.refused_code == event.code else 1
+    state.change_books(talk=replace(talk, refused_code=event.code, refused_times=times))
+    if times >= REFUSED_AT_MOST and talk.saved.reports:
+        _split(state, talk.saved, event)
+
+
+def _split(state: State, saved: SavedRequest, event: Refused) -> None:
+    """Report one by one to find the report that is refused; the one alone is set aside."""
+    alone = saved.reports
+    if len(alone) == 1:
+        lease = alone[0]
+        state.move(
+            lease,
+            "quarantined",
+            event.detail,
+            code=event.code,
+            detail=event.detail[: limits.TEXT_CHARS],
+            settled_ms=state.now.wall_ms,
+        )
+        state.note("report_quarantined", event.detail, lease=lease, reason=event.code)
+        alone = tuple(other for other in state.books.talk.alone if other != lease)
+    talk = replace(state.books.talk, saved=None, alone=alone, refused_code=None, refused_times=0)
+    # The number was not used (DECISIONS A.1): the next request carries it again.
+    state.change_books(talk=replace(talk, state="sending"))
+    state.put_talk("split", state.books.talk)
+
+
+def _failed(state: State) -> None:
+    if state.books.talk.state in ("sending", "enrolling"):
+        state.put_talk("failed", state.books.talk)
+
+
+def _back_off(state: State, failures: int, at_least_s: float = 0.0) -> None:
+    network = state.settings.network
+    wait_s = delay_s(
+        failures,
+        first_s=network.backoff_first_s,
+        most_s=network.backoff_most_s,
+        draw=state.now.draw,
+    )
+    state.exchange.failures = failures
+    state.exchange.retry_s = state.now.boot_s + max(wait_s, at_least_s)
+    state.change_books(
+        next_contact_ms=int(state.now.wall_ms + (state.exchange.retry_s - state.now.boot_s) * 1000)
+    )

@@ -1,0 +1,297 @@
+"""One thread that takes events, lets the machine decide, writes down what changed, and performs.
+
+Save, then speak: a command is performed only after what it follows from is on disk; those that take
+computing or the link away are performed at once. Decides nothing itself; threads beside it post
+events and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from tesla_at_home.agent.commands import (
+    URGENT,
+    CancelTransfers,
+    Command,
+    ContinueChild,
+    Count,
+    EnrolAgain,
+    Fetch,
+    Forget,
+    KillChild,
+    Leave,
+    LookAtProject,
+    Post,
+    Prove,
+    RunUnit,
+    StopChild,
+    Upload,
+)
+from tesla_at_home.agent.events import (
+    Consented,
+    Event,
+    Fetched,
+    Now,
+    Ordered,
+    Tick,
+    UnitFailed,
+)
+from tesla_at_home.agent.machine import Machine
+from tesla_at_home.agent.state import Identity
+from tesla_at_home.errands import rides_along
+from tesla_at_home.errors import ClientError, Untrusted
+from tesla_at_home.outside import End, Inbox, Outside, Posted, Seen, Wake
+from tesla_at_home.ports import (
+    ProjectView,
+)
+from tesla_at_home.preparing import Preparing
+from tesla_at_home.settings import Settings
+from tesla_at_home.transfers import Lane
+from workunits.values import Digest, LeaseId
+
+# The longest sleep without any event: APScheduler's ticks may have stopped (DESIGN 5).
+_LONGEST_SLEEP_S: Final = 30.0
+_TOKEN_BYTES: Final = 16
+_log = logging.getLogger("tesla_at_home.agent")
+
+
+class Driver:
+    """Runs one agent until it is ended, or idle where that is asked for."""
+
+    def __init__(
+        self, identity: Identity, settings: Settings, outside: Outside, inbox: Inbox
+    ) -> None:
+        self._outside = outside
+        self._inbox = inbox
+        self._settings = settings
+        self._preparing = Preparing(outside.shelf, outside.errands.metadata)
+        self._view: ProjectView | None = None
+        self._unproved: list[LeaseId] = []
+        self._inner: list[Event] = []  # what performing itself brought about
+        self._is_over = False
+        keeping = outside.keeping
+        self._machine = Machine(
+            identity, settings, keeping.books(), keeping.units(), self._now(), outside.source.calm_s
+        )
+        self._exchange: Lane[Posted] = Lane("exchange", inbox.put)
+        self._down: Lane[Posted] = Lane("down", inbox.put)
+        self._up: Lane[Posted] = Lane("up", inbox.put)
+
+    @property
+    def machine(self) -> Machine:
+        return self._machine
+
+    def run(
+        self, is_enough: Callable[[], bool] = lambda: False, *, timeout_s: float | None = None
+    ) -> None:
+        """Until `End`, a leave, or until it `is_enough`, which is asked after every event.
+
+        Raises:
+            ClientError: that took longer than `timeout_s`.
+        """
+        clock = self._outside.clock
+        ends_s = None if timeout_s is None else clock.boot_s() + timeout_s
+        try:
+            self._begin()
+            while not self._is_over and not is_enough():
+                self._take(self._wait(ends_s))
+                if ends_s is not None and clock.boot_s() >= ends_s:
+                    raise ClientError(f"not idle after {timeout_s:g} s; see `tesla-at-home why`")
+        finally:
+            self._end()
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._look_at_held()
+        self._handle(self._preparing.room())
+        self._handle(self._consented())
+        self._take_orders()
+        self._outside.source.start(self._inbox.put)
+
+    def _wait(self, ends_s: float | None) -> Posted:
+        now_s = self._outside.clock.boot_s()
+        until_s = now_s + _LONGEST_SLEEP_S
+        for at_s in (self._machine.next_wake_s(), ends_s):
+            if at_s is not None:
+                until_s = min(until_s, at_s)
+        try:
+            return self._inbox.get(timeout=max(0.0, until_s - now_s))
+        except queue.Empty:
+            return self._tick()
+
+    def _take(self, posted: Posted) -> None:
+        match posted:
+            case BaseException():
+                raise posted
+            case End():
+                self._is_over = True
+            case Wake():
+                self._take_orders()
+                self._handle(self._tick())
+            case Seen():
+                self._take_view(posted)
+            case Fetched():
+                self._handle(self._preparing.room())
+                self._handle(posted)
+            case _:
+                self._handle(posted)
+
+    def _handle(self, event: Event) -> None:
+        """One event and all that it brings about."""
+        self._handle_one(event)
+        while self._inner:
+            self._handle_one(self._inner.pop(0))
+
+    def _handle_one(self, event: Event) -> None:
+        commands = self._machine.handle(event, self._now())
+        for command in commands:
+            if isinstance(command, URGENT):
+                self._perform(command)
+        self._save()
+        for command in commands:
+            if not isinstance(command, URGENT):
+                self._perform(command)
+
+    def _save(self) -> None:
+        changes = self._machine.take_changes()
+        if changes:
+            self._outside.keeping.save(changes)
+        for entry in changes.entries:
+            _log.info("%s: %s", entry.kind, entry.text)
+
+    def _take_orders(self) -> None:
+        for order in self._outside.keeping.take_orders():
+            settings = self._outside.settings() if order.kind == "reload" else None
+            self._settings = settings or self._settings
+            self._handle(Ordered(order, settings))
+        self._handle(self._consented())
+
+    def _take_view(self, seen: Seen) -> None:
+        self._view = seen.view or self._view
+        self._handle(self._consented())
+        self._handle(seen.event)
+        unproved, self._unproved = self._unproved, []
+        for lease in unproved:
+            self._prove(lease)
+        while self._inner:
+            self._handle_one(self._inner.pop(0))
+
+    def _look_at_held(self) -> None:
+        try:
+            self._view = self._outside.errands.metadata.held(self._machine.state.trusted_now())
+        except Untrusted as error:
+            _log.warning("the project's metadata on disk: %s", error)
+
+    # --- what the machine is told about this computer --------------------------------------------
+
+    def _now(self) -> Now:
+        clock, randomness = self._outside.clock, self._outside.randomness
+        return Now(
+            wall_ms=clock.now_ms(),
+            boot_s=clock.boot_s(),
+            boot_id=clock.boot_id(),
+            minute_of_day=clock.minute_of_day(),
+            draw=randomness.fraction(),
+            token=randomness.token(_TOKEN_BYTES),
+        )
+
+    def _tick(self) -> Tick:
+        share = self._settings.limits.memory / 100
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Tick(self._outside.runner.memory_bytes(), int(total * share))
+
+    def _consented(self) -> Consented:
+        record = self._outside.keeping.consent()
+        if record is None or record.withdrawn_ms is not None:
+            return Consented(False)
+        is_current = self._view is None or self._view.project.terms.digest == record.consent.terms
+        return Consented(is_current)
+
+    def _models_in_use(self) -> frozenset[Digest]:
+        facts = [unit.facts for unit in self._machine.state.units.values()]
+        return frozenset(one.model for one in facts if one is not None)
+
+    # --- performing ------------------------------------------------------------------------------
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case StopChild():
+                self._outside.runner.stop()
+            case KillChild():
+                self._outside.runner.kill()
+            case CancelTransfers():
+                for lane in (self._exchange, self._down, self._up):
+                    lane.cancel()
+            case ContinueChild():
+                self._outside.runner.go_on()
+            case RunUnit():
+                self._run_unit(command.lease)
+            case Prove():
+                self._prove(command.lease)
+            case Forget():
+                self._outside.shelf.forget(command.lease, command.inputs)
+            case Count():
+                self._outside.source.count(command.steps, command.units)
+            case Leave():
+                self._is_over = True
+            case _:
+                self._send(command)
+
+    def _send(self, command: Fetch | Upload | LookAtProject | Post | EnrolAgain) -> None:
+        errands = self._outside.errands
+        now = self._machine.state.trusted_now()
+        match command:
+            case Fetch(need):
+                most, keep = self._preparing.model_bytes(self._settings), self._models_in_use()
+                self._down.submit(lambda cancel: errands.fetch(need, most, keep, cancel))
+            case Upload(lease):
+                unit = self._machine.state.units[lease]
+                self._up.submit(lambda cancel: errands.upload(unit, cancel))
+            case LookAtProject():
+                self._exchange.submit(lambda cancel: [Seen(*errands.look(now, cancel))])
+            case EnrolAgain(session):
+                self._exchange.submit(lambda cancel: errands.enrol(session, now, cancel))
+            case Post(saved):
+                project = None if self._view is None else self._view.project
+                units = [self._machine.state.units[lease] for lease in saved.reports]
+                outputs = [unit.lease for unit in units if rides_along(unit)]
+                self._exchange.submit(
+                    lambda cancel: errands.post(saved, outputs, project, now, cancel)
+                )
+            case _:
+                assert_never(command)
+
+    def _prove(self, lease: LeaseId) -> None:
+        unit = self._machine.state.units.get(lease)
+        if unit is None:
+            return
+        if self._view is None:
+            self._unproved.append(lease)
+            return
+        self._inner.append(
+            self._preparing.judge(
+                unit, self._view, self._machine.state.trusted_now(), self._settings
+            )
+        )
+
+    def _run_unit(self, lease: LeaseId) -> None:
+        unit = self._machine.state.units[lease]
+        try:
+            self._outside.runner.run(self._preparing.job(unit, self._settings))
+        except OSError as error:
+            detail = f"a file of the unit cannot be read: {error.strerror}"
+            self._inner.append(UnitFailed(lease, "file_missing", detail))
+
+    def _end(self) -> None:
+        """Nothing computes and nothing is lost when this returns."""
+        self._outside.source.stop()
+        self._outside.runner.stop()
+        self._outside.runner.close()
+        for lane in (self._exchange, self._down, self._up):
+            lane.close()
+        self._save()

@@ -1,0 +1,1 @@
+"""Pure rules: signals, gate, temperature, budgets, back-off, deadlines."""

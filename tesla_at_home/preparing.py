@@ -1,0 +1,78 @@
+"""What the driver does for a unit before it is computed: prove its lease, and gather its job.
+
+Decides nothing beyond what was signed; runs in the deciding thread and asks only disk and memory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tesla_at_home.agent import acceptance
+from tesla_at_home.agent.books import HeldUnit
+from tesla_at_home.agent.events import Event, ManifestMissing, OfferRefused, Proved, Room
+from tesla_at_home.errors import Untrusted
+from tesla_at_home.ports import InputFile, Job, Metadata, ProjectView, Shelf
+from tesla_at_home.settings import Settings
+from workunits.errors import ContractError
+from workunits.values import Milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Over the files that are here and the models that TUF names."""
+
+    shelf: Shelf
+    metadata: Metadata
+
+    def room(self) -> Room:
+        """What the disk has."""
+        shelf = self.shelf
+        return Room(shelf.free_bytes(), shelf.held("model"), shelf.held("manifest"))
+
+    def model_bytes(self, settings: Settings) -> int:
+        """What models may take of the disk."""
+        return int(self.shelf.disk_bytes() * settings.limits.disk / 100)
+
+    def judge(
+        self, unit: HeldUnit, view: ProjectView, now: Milliseconds, settings: Settings
+    ) -> Event:
+        """Whether the lease checks out, and which files are missing."""
+        manifest = acceptance.manifest_of(unit.offer)
+        if not self.shelf.has(manifest):
+            return ManifestMissing(unit.lease, manifest)
+        try:
+            facts, needs = acceptance.prove(
+                unit.offer, self.shelf.read(manifest), view.project, now, self.metadata.model_size
+            )
+        except (ContractError, Untrusted) as error:
+            return OfferRefused(unit.lease, error.code, str(error))
+        if facts.model_bytes > self.model_bytes(settings):
+            detail = f"the model has {facts.model_bytes} bytes, more than limits.disk allows"
+            return OfferRefused(unit.lease, "disk_full", detail)
+        missing = tuple(need for need in needs if not self.shelf.has(need))
+        return Proved(unit.lease, facts, missing)
+
+    def job(self, unit: HeldUnit, settings: Settings) -> Job:
+        """All that the child needs for a unit whose files are here."""
+        shelf, facts = self.shelf, unit.facts
+        assert facts is not None
+        manifest = acceptance.open_manifest(shelf.read(acceptance.manifest_of(unit.offer)))
+        model, *inputs = acceptance.files_of(facts)
+        return Job(
+            lease=unit.lease,
+            model=str(shelf.use(model)),
+            model_name=facts.model_name,
+            program=manifest.program,
+            rows=facts.rows,
+            inputs=tuple(
+                InputFile(str(shelf.path(need)), part.scope, part.digest)
+                for need, part in zip(inputs, facts.inputs, strict=True)
+            ),
+            spool=str(shelf.spool(unit.lease)),
+            output=str(shelf.output(unit.lease)),
+            first_step=shelf.begin(unit.lease),
+            threads=max(1, int((os.cpu_count() or 1) * settings.limits.cores / 100)),
+            duty=settings.limits.duty,
+            checkpoint_s=settings.work.checkpoint_s,
+        )
