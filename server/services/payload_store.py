@@ -1,7 +1,7 @@
-"""Keeping input payloads where vehicles find them: small ones in the database, large ones as blobs.
+"""Keeping input payloads where vehicles find them: as blobs, and small ones in the database too.
 
-Both are named by their digest, so that the same rows are kept once and storing them shows nothing to
-anybody before a batch names them.
+The copy in the database rides along with a lease; the blob is for a vehicle that has lost it. Both are
+named by their digest, so that storing them shows nothing to anybody before a batch names them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class PayloadStore:
 
     def flush(self) -> None:
         """Make durable what was added."""
-        if self._large:
-            self._blobs.put_many((public_blob(name), raw) for name, raw in self._large.items())
+        every = {**self._large, **self._small}
+        if every:
+            self._blobs.put_many((public_blob(name), raw) for name, raw in every.items())
         if self._small:
             with self._database.transaction() as storage:
                 storage.payloads.add(self._small)

@@ -107,6 +107,11 @@ def files_of(facts: Facts) -> tuple[Need, ...]:
     return (model, *(Need("input", part.digest, part.size) for part in facts.inputs))
 
 
+def inputs_of(offer: Lease) -> tuple[Digest, ...]:
+    """The inputs that a lease names; nothing of it is believed yet."""
+    return tuple(need.digest for need in _carried_for(offer) if need.kind == "input")
+
+
 def _carried_for(offer: Lease) -> tuple[Need, ...]:
     """What may ride along with a lease; nothing of it is believed yet."""
     try:

@@ -80,6 +80,9 @@ def _on_reply(state: State, reply: Reply) -> None:
     state.put_talk("replied", replace(answered, refused_code=None, refused_times=0))
     state.change_books(notice=reply.notice)
     state.resyncs = 0
+    # Leases first: what they share with a unit that is now forgotten stays on disk.
+    for offer in reply.leases:
+        holding.take_lease(state, offer, reply.server_time)
     for receipt in reply.receipts:
         if receipt.lease in saved.reports:
             holding.take_receipt(state, receipt)
@@ -87,8 +90,6 @@ def _on_reply(state: State, reply: Reply) -> None:
         holding.take_verdict(state, verdict)
     for abort in reply.aborts:
         holding.take_abort(state, abort)
-    for offer in reply.leases:
-        holding.take_lease(state, offer, reply.server_time)
     left = tuple(lease for lease in talk.alone if lease in state.units)
     state.change_books(talk=replace(state.books.talk, alone=left))
     _plan(state, reply, saved)

@@ -12,6 +12,7 @@ from typing import Literal, TypedDict, Unpack
 
 from msgspec.structs import replace
 
+from tesla_at_home.agent.acceptance import inputs_of
 from tesla_at_home.agent.books import STORY_LINES, Books, Facts, HeldUnit, Talk, Totals
 from tesla_at_home.agent.changes import Changes
 from tesla_at_home.agent.commands import Command, Forget
@@ -251,8 +252,6 @@ class State:
         return sorted(found, key=lambda unit: (unit.deadline_ms, unit.lease))
 
     def _inputs_of_no_other(self, gone: HeldUnit) -> tuple[Digest, ...]:
-        if gone.facts is None:
-            return ()
-        others = (u.facts for u in self.units.values() if u.facts is not None)
-        used = {part.digest for facts in others for part in facts.inputs}
-        return tuple(p.digest for p in gone.facts.inputs if p.digest not in used)
+        # From the offers, since a unit that is not proved yet may share an input too.
+        used = {digest for unit in self.units.values() for digest in inputs_of(unit.offer)}
+        return tuple(digest for digest in inputs_of(gone.offer) if digest not in used)

@@ -35,6 +35,7 @@ from tesla_at_home.policy.signals import Heard, Reading, Signal
 from tesla_at_home.settings import Settings, build
 from workunits.trust import digests, envelope, roles
 from workunits.values import BatchId, Digest, LeaseId, Milliseconds, Nonce, SessionId
+from workunits.wire import codec
 from workunits.wire.messages import (
     Abort,
     InputPart,
@@ -42,6 +43,7 @@ from workunits.wire.messages import (
     Receipt,
     Reply,
     Resync,
+    Unit,
     UnknownVehicle,
     UpgradeRequired,
     Verdict,
@@ -61,11 +63,18 @@ def lease_id(number: int) -> LeaseId:
     return LeaseId(number.to_bytes(16, "big"))
 
 
-def offer(number: int, duration_s: int = 3600) -> Lease:
+def offer(number: int, duration_s: int = 3600, part: Need = INPUT) -> Lease:
+    unit = Unit(
+        batch=BatchId(b"b" * 16),
+        index=number,
+        first_row=0,
+        rows=40,
+        inputs=(InputPart(scope="row", digest=part.digest, size=part.size),),
+    )
     return Lease(
         lease=lease_id(number),
         manifest=Digest(b"M" * 32),
-        unit=b"unit",
+        unit=codec.pack(unit),
         proof=(),
         duration_s=duration_s,
         ticket=lease_id(number),

@@ -126,6 +126,16 @@ def test_a_unit_from_lease_to_receipt(bench: Bench) -> None:
     assert bench.machine.is_idle()
 
 
+def test_an_input_that_a_lease_in_the_same_reply_shares_stays(bench: Bench) -> None:
+    bench.lease_one()
+    for step in range(10):
+        bench.step(1, step)
+    bench.finish(1)
+    commands = bench.reply(receipts=(receipt(1),), leases=(offer(2),))
+    assert Forget(lease_id(1), ()) in commands
+    assert Prove(lease_id(2)) in commands
+
+
 def test_closing_stops_at_once_and_opening_goes_on(bench: Bench) -> None:
     bench.lease_one()
     bench.step(1, 0)
