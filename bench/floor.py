@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.types import Receive, Scope, Send
 
 from bench.fleet import OUTPUT
+from server.http.bodies import Room
 from server.http.gathering import Gathering
 from server.http.listening import Listener, bound_socket, url_of
 from server.http.work import WorkRoute
@@ -72,7 +73,7 @@ class Floor:
 def main(folder: Path) -> None:
     """Until terminated."""
     gathering = Gathering(Floor(folder).answer_all)
-    route = WorkRoute(gathering)
+    route = WorkRoute(gathering, Room())
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await route(scope, receive, send)

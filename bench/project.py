@@ -105,7 +105,7 @@ def _vehicle(number: int, owner: OwnerId, now: Milliseconds) -> tuple[VehicleRow
         last_reply=None,
         nonce=None,
     )
-    return row, ConsentRow(key, digests.ZERO, "1", now, "compute", now)
+    return row, ConsentRow(key, digests.ZERO, "1", now, "compute", now, digests.ZERO)
 
 
 def _add_batch(here: Opened, units: int) -> None:

@@ -23,6 +23,7 @@ from server.adapters.keys import KeyFolder, KeySealer
 from server.adapters.log_lines import log_to_stderr
 from server.adapters.metadata import ProjectMetadata
 from server.errors import NotAvailableYet, Refused
+from server.http.bodies import Room
 from server.http.doors import Doors
 from server.http.front import Front
 from server.http.gathering import Gathering
@@ -30,6 +31,7 @@ from server.http.listening import Listener, bound_socket, url_of
 from server.http.partials import Partials
 from server.http.turns import Turns
 from server.http.uploads import Uploads
+from server.http.writers import Writers
 from server.services.enrolment import Enrolments
 from server.services.exchange import Arrival, Exchange
 from server.services.standings import Standings
@@ -122,8 +124,9 @@ class Site:
         self._partials = Partials(directory / "uploads")
         standings = Standings(self._database)
         self._validate = Validate(Validation(self._database, self._blobs))
-        self._sweep = Sweep(Sweeping(self._database, self._partials), standings)
+        self._sweep = Sweep(Sweeping(self._database, self._partials, self._blobs), standings)
         self._gathering = Gathering(self._answer, after=self._wake_validator)
+        self._writers = Writers()
         enrolments = Enrolments(
             self._database,
             sealer,
@@ -143,6 +146,9 @@ class Site:
             uploads=self._uploads(),
             turns=Turns(),
             metadata=directory / "metadata",
+            writers=self._writers,
+            room=Room(),
+            is_behind_proxy=bool(trusted_proxies),
         )
         self._workers = self._background()
         self._seen_version = self._database.data_version()
@@ -155,6 +161,7 @@ class Site:
             self._refresh_metadata()
             self._gathering.start()
             stack.callback(self._gathering.close)
+            stack.callback(self._writers.close)
             for worker in self._workers.values():
                 worker.start()
                 stack.callback(worker.stop)

@@ -20,15 +20,14 @@ from server.cli_admin import ADMIN_COMMANDS
 from server.cli_batch import batch
 from server.cli_model import model
 from server.cli_people import invite, owner, unit, vehicle
-from server.cli_shell import FAILED, INTERRUPTED, Shell, not_yet
+from server.cli_shell import FAILED, INTERRUPTED, Shell, not_yet, not_yet_group
 from server.errors import ServerError
 from workunits.errors import WorkunitsError
 
-_LATER: Final = ("backup", "restore", "purge")
+_LATER: Final = ("backup", "restore", "purge", "keys")
 _LATER_GROUPS: Final = {
     "simulate": ("trust",),
     "token": ("create", "list", "revoke"),
-    "keys": (),
 }
 # What `pip install 'tesla-at-home[...]'` brings, by the module that is missed first.
 _EXTRAS: Final = {
@@ -65,13 +64,7 @@ for _command in (*ADMIN_COMMANDS, model, batch, unit, vehicle, owner, invite):
 for _name in _LATER:
     cli.add_command(not_yet(_name))
 for _name, _members in _LATER_GROUPS.items():
-    if not _members:
-        cli.add_command(not_yet(_name))
-        continue
-    _group = click.Group(_name, help="Not available yet.", short_help="(not available yet)")
-    for _member in _members:
-        _group.add_command(not_yet(f"{_name} {_member}"))
-    cli.add_command(_group)
+    cli.add_command(not_yet_group(_name, _members))
 
 
 def run(arguments: list[str]) -> int:

@@ -109,7 +109,12 @@ def serve(
         is_trial = serves_this_computer(folder, host, trusted_proxies)
         no_work_wait_s = settings.TRIAL_WAIT_S if is_trial else settings.NO_WORK_WAIT_S
     else:
-        no_work_wait_s = cli_shell.seconds(no_work_wait)
+        no_work_wait_s = cli_shell.seconds(no_work_wait, "--no-work-wait")
+        if no_work_wait_s < 1:
+            raise click.BadParameter(
+                "must be at least 1s, or vehicles without work ask all the time",
+                param_hint="'--no-work-wait'",
+            )
     if warning := announce_settings(folder):
         cli_shell.note(f"warning: {warning}")
     code = run(
@@ -127,7 +132,11 @@ def serve(
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """How the project stands."""
+    """How the project stands.
+
+    Every car that is given a unit has a copy of it. Credit counts accepted work: 1 is 432 thousand
+    million calculations; µ stands for millionths, m for thousandths, k for thousands, M for millions.
+    """
     from server.cli_project import opened
     from server.http import wording
 
@@ -164,7 +173,8 @@ def status(context: click.Context, as_json: bool) -> None:
             ("owners", f"{totals.owners:,}"),
             ("vehicles", f"{totals.vehicles:,}"),
             ("batches", f"{totals.batches_running:,} in progress"),
-            ("units", f"{totals.replicas_leased:,} with cars, {totals.units_to_check:,} to check"),
+            ("with cars", f"{totals.replicas_leased:,} copies of units"),
+            ("to check", f"{totals.units_to_check:,} units"),
             ("credit", wording.credit(totals.credit_kflop)),
             *((f"{r.role} metadata", f"until {cli_shell.moment(r.expires_ms)}") for r in roles),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,10 @@ from server.errors import Conflict
 if TYPE_CHECKING:
     from server.domain.records import BatchRow
     from server.services.assembly import Assembled
+
+
+# Formats in which classes stand by name.
+_WITH_NAMES: Final = (".jsonl", ".parquet")
 
 
 @click.group()
@@ -138,6 +142,7 @@ def results(
         with project.database.reading() as storage:
             row = find_batch(storage, batch_id)
         made = project.assembly().assemble(row, output, is_partial=partial)
+    _warn_empty(made)
     if as_json:
         cli_shell.print_json(
             {
@@ -153,8 +158,18 @@ def results(
         _print_answer(made)
 
 
+def _warn_empty(made: Assembled) -> None:
+    if made.rows_failed == made.rows:
+        cli_shell.note("warning: no row has an answer; what became of them stands in row_status")
+
+
 def _print_answer(made: Assembled) -> None:
     say(f"{made.rows:,} rows written to {made.output}")
+    if made.output.suffix == ".npy":
+        say(f"row_status is in {made.output.with_name(f'{made.output.stem}.status.npy')}")
+    if made.classes and made.output.suffix not in _WITH_NAMES:
+        say("classes are numbers in this format, from 0 in the order below; .jsonl and .parquet "
+            "hold their names")  # fmt: skip
     for status, rows in made.statuses.items():
         if made.rows_failed:
             say(f"  {status.replace('_', ' ')}: {rows:,}")

@@ -12,6 +12,7 @@ from server.adapters import settings_file
 from server.adapters.clock import SystemClock
 from server.adapters.keys import ROLES, KeyFolder
 from server.adapters.metadata import ProjectMetadata
+from server.cli_doctor_blobs import look_at_blobs
 from server.errors import ServerError
 from server.settings import DATABASE_FILE
 from server.storage.database import SqliteDatabase
@@ -41,6 +42,7 @@ def examine(folder: Path) -> list[Finding]:
         ("keys", _look_at_keys),
         ("metadata", _look_at_metadata),
         ("database", _look_at_database),
+        ("blobs", look_at_blobs),
         ("disk", _look_at_disk),
     )
     return [_look(what, look, folder) for what, look in looks]

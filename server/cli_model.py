@@ -12,7 +12,7 @@ from server.cli_shell import folder_of, json_option, require_public_data, say
 
 if TYPE_CHECKING:
     from server.domain.records import ModelRow
-    from workunits.wire.messages import TensorSpec
+    from workunits.wire.messages import ModelFacts, TensorSpec
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -121,7 +121,7 @@ def _print(row: ModelRow) -> None:
             ("name", row.name),
             ("state", row.state),
             ("sha256", row.digest.hex()),
-            ("size", f"{row.size:,} bytes, opset {facts.opset}, {facts.precision}"),
+            ("size", f"{row.size:,} bytes, opset {facts.opset}, {_precision(facts)}"),
             *(("input", _tensor(spec)) for spec in facts.inputs),
             *(("output", _tensor(spec)) for spec in facts.outputs),
             ("cost", f"{facts.kflop_per_row:,} kFLOP per row"),
@@ -130,6 +130,14 @@ def _print(row: ModelRow) -> None:
             ("calibrated", f"on {rules.rows} rows" if rules else "on rows of each batch"),
         ]
     )
+
+
+def _precision(facts: ModelFacts) -> str:
+    """In words: the contract calls whatever has no float int8, also where integers are wider."""
+    dtypes = {spec.dtype for spec in (*facts.inputs, *facts.outputs)}
+    has_float = any(dtype.startswith("float") for dtype in dtypes)
+    is_quantised = facts.precision == "int8" and bool(dtypes & {"int8", "uint8"})
+    return facts.precision if has_float or is_quantised or facts.precision != "int8" else "integers"
 
 
 def _tensor(spec: TensorSpec) -> str:

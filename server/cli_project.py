@@ -8,6 +8,7 @@ command needs them, so that the others are quick.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 TERMS_VERSION: Final = "1"
 _SECRET_BYTES: Final = 32
+# What an `init` that was cut off may have left, and what a new file system begins with.
+_OWN_NAMES: Final = re.compile(
+    rf"keys|metadata|blobs|{re.escape(DATABASE_FILE)}(-wal|-shm)?|\..*\.new|lost\+found"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,12 @@ def is_founded(folder: Path) -> bool:
 
 
 def found(folder: Path, settings: ProjectSettings) -> ProjectMetadata:
-    """Make a project in `folder`; `project.toml` comes last and says that all is there."""
+    """Make a project in `folder`; `project.toml` comes last and says that all is there.
+
+    Raises:
+        Refused: the folder holds something else.
+    """
+    _refuse_foreign(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     keys = KeyFolder(folder / "keys")
@@ -127,6 +137,19 @@ def found(folder: Path, settings: ProjectSettings) -> ProjectMetadata:
     settings_file.write(folder, settings)
     durable_files.sync_folder(folder.parent)
     return metadata
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder that is used for something else is not made a project's and closed to others."""
+    if not folder.is_dir():
+        return
+    foreign = sorted(
+        name for entry in folder.iterdir() if not _OWN_NAMES.fullmatch(name := entry.name)
+    )
+    if foreign:
+        raise Refused(
+            f"{folder} holds other things ({foreign[0]}); give --dir a new or an empty folder"
+        )
 
 
 def serves_this_computer(folder: Path, host: str, trusted_proxies: Sequence[str]) -> bool:

@@ -110,15 +110,17 @@ def iso(at_ms: int | None) -> str | None:
     return None if at_ms is None else _utc(at_ms).isoformat().replace("+00:00", "Z")
 
 
-def seconds(text: str) -> int:
-    """A length of time such as `14d`, `6h`, `30m`, `90s`.
+def seconds(text: str, option: str) -> int:
+    """A length of time such as `14d`, `6h`, `30m`, `90s`, given as `option`.
 
     Raises:
         click.BadParameter
     """
     found = _LENGTH.fullmatch(text)
     if found is None:
-        raise click.BadParameter(f"{text!r} is no length of time; write 14d, 6h, 30m or 90s")
+        raise click.BadParameter(
+            f"{text!r} is no length of time; write 14d, 6h, 30m or 90s", param_hint=f"'{option}'"
+        )
     return int(found[1]) * _SECONDS[found[2]]
 
 
@@ -137,6 +139,25 @@ def require_public_data(is_public: bool) -> None:
     note(f"{told}. They must not hold personal data or secrets.")
     if not click.confirm("May everybody see them?", err=True):
         raise Refused("nothing was handed out")
+
+
+def not_yet_group(name: str, members: Iterable[str]) -> click.Group:
+    """A group of commands that belong to a later version; also alone it says so."""
+
+    @click.group(
+        name,
+        invoke_without_command=True,
+        help="Not available yet.",
+        short_help="(not available yet)",
+    )
+    @click.pass_context
+    def group(context: click.Context) -> None:
+        if context.invoked_subcommand is None:
+            raise NotAvailableYet(f"`{name}` is not available yet")
+
+    for member in members:
+        group.add_command(not_yet(f"{name} {member}"))
+    return group
 
 
 def not_yet(name: str) -> click.Command:

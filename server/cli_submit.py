@@ -13,6 +13,7 @@ from server.errors import NotAvailableYet
 
 if TYPE_CHECKING:
     from server.cli_project import Opened
+    from server.domain.cutting import Cut
     from server.services.publishing import Submission
     from workunits.kinds.base import KindOptions
 
@@ -85,7 +86,7 @@ def submit(
     asked = _submission(**options)
     with opened(folder_of(context)) as project:
         _agree_to_public_data(project, public_data)
-        row = project.publishing().submit(asked)
+        row = project.publishing().submit(asked, lambda cut: _note_step(cut, asked))
         if asked.quorum == 1:
             cli_shell.note("note: with --quorum 1 nothing is cross-checked")
         if not as_json:
@@ -107,8 +108,14 @@ def estimate(context: click.Context, /, as_json: bool, **options: Unpack[Asked])
     from server.cli_project import opened
     from server.http import wording
 
+    asked = _submission(**options)
     with opened(folder_of(context)) as project:
-        found = project.publishing().estimate(_submission(**options))
+        found = project.publishing().estimate(asked)
+    _note_step(found.cut, asked)
+    if found.is_run:
+        cli_shell.note(
+            "note: the model was not run; `submit` runs it on some rows, to calibrate it"
+        )
     if as_json:
         cli_shell.print_json(
             {
@@ -126,7 +133,7 @@ def estimate(context: click.Context, /, as_json: bool, **options: Unpack[Asked])
             ("rows", f"{found.cut.rows:,}"),
             ("units", f"{found.cut.units:,} of {found.cut.rows_per_unit:,} rows"),
             ("steps", f"of {found.cut.rows_per_step:,} rows"),
-            ("computed", f"{found.replicas:,} times a unit, if all agree"),
+            ("computed", f"{_times(found.quorum)} a unit, {found.replicas:,} in all, if all agree"),
             ("credit", f"about {wording.credit(found.kflop * found.quorum)}"),
         ]
     )
@@ -146,8 +153,19 @@ def _submission(**asked: Unpack[Asked]) -> Submission:
         shared=asked["shared"],
         wishes=Wishes(asked["step"], asked["rows_per_unit"]),
         quorum=asked["quorum"],
-        deadline_s=cli_shell.seconds(asked["deadline"]),
+        deadline_s=cli_shell.seconds(asked["deadline"], "--deadline"),
     )
+
+
+def _note_step(cut: Cut, asked: Submission) -> None:
+    from server.domain.cutting import step_note
+
+    if said := step_note(cut, asked.wishes):
+        cli_shell.note(f"note: {said}")
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _options(asked: Asked) -> KindOptions:

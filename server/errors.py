@@ -70,6 +70,12 @@ class Busy(Outage):
     code: ClassVar[str] = "busy"
 
 
+class Damaged(Outage):
+    """What this server itself stored is gone or is not what was written; nobody else's fault."""
+
+    code: ClassVar[str] = "damaged"
+
+
 class StateChanged(Outage):
     """A row was no longer as it had been read, or a guard of the database said no; nothing was
     changed, and the same again may succeed."""

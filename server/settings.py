@@ -48,6 +48,10 @@ BATCHES_EXAMINED: Final = 64
 # Places kept in memory, one for each owner and batch that met; the oldest are forgotten.
 CURSORS: Final = 200_000
 
+# Twice what a vehicle may hold: a car that drives off gives all of it back, and once more
+# when it is fetched from the next stop. Beyond that it gets no leases until the hour is over.
+RETURNS_PER_HOUR: Final = 100
+
 # --- waiting ------------------------------------------------------------------------------------
 
 # Nothing to do: look again in ten minutes; the client doubles up to a day by itself.
@@ -69,6 +73,8 @@ RETIRED_SESSIONS_KEPT_MS: Final = DAY_MS
 # A client restored from a backup speaks once under a retired session; a cloned key goes on.
 CLONE_SIGNS_TO_QUARANTINE: Final = 3
 CLONE_SIGNS_KEPT_MS: Final = DAY_MS
+# Confirmations of leaving, for who has not heard theirs; a car may stand in a cellar for weeks.
+DEPARTURES_KEPT_MS: Final = 30 * DAY_MS
 
 # --- background work ----------------------------------------------------------------------------
 
@@ -100,6 +106,10 @@ SWEEP_EVERY_S: Final = 5.0
 METADATA_EVERY_S: Final = 3600.0
 # How soon `serve` sees what a local command has committed.
 NOTICE_EVERY_S: Final = 1.0
+
+# Bodies of messages held at once for all callers together, known or not: 16 of the largest messages,
+# or some 10,000 usual ones, and a small part of a small machine's memory.
+BODIES_BYTES: Final = 128 * 1024 * 1024
 
 # --- the database -------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ those live in the child.
 
 from __future__ import annotations
 
+import functools
 import platform
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,11 +29,15 @@ from tesla_at_home.adapters.store import Store
 from tesla_at_home.adapters.transport import HttpTransport
 from tesla_at_home.adapters.vehicle.sources import open_sources
 from tesla_at_home.agent.books import HeldUnit
+from tesla_at_home.agent.changes import after_order
 from tesla_at_home.agent.state import Identity
 from tesla_at_home.agent.view import Entry, Quarantined, UnitView, View
+from tesla_at_home.announcing import Announcing
 from tesla_at_home.driver import Driver
 from tesla_at_home.errands import Errands
+from tesla_at_home.errors import BadScript, BadSetting, NotAvailableYet, UnknownVehicle
 from tesla_at_home.outside import End, Inbox, Outside, Wake
+from tesla_at_home.ports import Clock, Keeping, VehicleSource
 from tesla_at_home.settings import Settings
 from workunits.trust import roles
 
@@ -42,8 +47,16 @@ _INTERRUPTED: Final = 130
 _OK: Final = 0
 
 
-def run(directory: Path, *, until_idle: bool = False, timeout_s: float | None = None) -> int:
+def run(
+    directory: Path,
+    *,
+    until_idle: bool = False,
+    timeout_s: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> int:
     """Run the agent of `directory` until it is told to end; the exit code.
+
+    `tell` hears one line for each important change.
 
     Raises:
         ClientError: one line for the owner: not joined, already running, a bad setting, no idleness
@@ -54,12 +67,15 @@ def run(directory: Path, *, until_idle: bool = False, timeout_s: float | None = 
         inbox: Inbox = Inbox()
         socket = orders.OrderSocket(directory, lambda: inbox.put(Wake()))
         ticks = Ticks(lambda: inbox.put(Wake()), _TICK_S)
+        announcing = Announcing(store, SystemClock(), tell)
         try:
-            driver = _driver(directory, store, settings, inbox)
+            driver = _driver(directory, store, settings, inbox, announcing)
+            announcing.begin(directory)
             ticks.start()
             with _signals(inbox) as caught:
                 is_enough = driver.machine.is_idle if until_idle else lambda: False
                 driver.run(is_enough, timeout_s=timeout_s)
+            announcing.end()
             return _INTERRUPTED if signal.SIGINT in caught else _OK
         finally:
             ticks.stop()
@@ -72,6 +88,8 @@ def view(directory: Path) -> View:
     with Store.open(directory, is_writer=False) as store:
         member, books, units = store.membership(), store.books(), store.units()
         gate = store.gate()
+        # What was ordered a moment ago counts, also before the agent has taken it.
+        books = functools.reduce(after_order, store.waiting_orders(), books)
     held = [unit for unit in units if unit.state != "quarantined"]
     return View(
         url=member.url,
@@ -101,7 +119,9 @@ def history(directory: Path, most: int = 200) -> list[Entry]:
         return store.history(most)
 
 
-def _driver(directory: Path, store: Store, settings: Settings, inbox: Inbox) -> Driver:
+def _driver(
+    directory: Path, store: Store, settings: Settings, inbox: Inbox, keeping: Keeping
+) -> Driver:
     keys = FileKeys.open(directory)
     clock = SystemClock()
     bounds = HttpLimits(stall_s=settings.network.stall_s)
@@ -110,13 +130,11 @@ def _driver(directory: Path, store: Store, settings: Settings, inbox: Inbox) -> 
     metadata = TufMetadata(directory / joining.METADATA, transport)
     shelf = FileShelf(directory)
     enroller = Enrolling(directory, transport, keys, metadata)
-    source = open_sources(
-        settings.vehicle.sources, clock, lambda: settings_file.read(directory).network.home
-    )
+    source = _source(directory, settings, clock)
     outside = Outside(
         clock=clock,
         randomness=SystemRandomness(),
-        keeping=store,
+        keeping=keeping,
         shelf=shelf,
         errands=Errands(transport, metadata, enroller, shelf),
         runner=ChildRunner(inbox.put, directory / "child.log"),
@@ -130,6 +148,23 @@ def _driver(directory: Path, store: Store, settings: Settings, inbox: Inbox) -> 
         seal=lambda request: keys.seal(request, roles.WORK_REQUEST),
     )
     return Driver(identity, settings, outside, inbox)
+
+
+def _source(directory: Path, settings: Settings, clock: Clock) -> VehicleSource:
+    """What tells the vehicle's state.
+
+    Raises:
+        BadSetting: a source that was written into the file by hand, and is none.
+    """
+    try:
+        return open_sources(
+            settings.vehicle.sources, clock, lambda: settings_file.read(directory).network.home
+        )
+    except (BadScript, UnknownVehicle, NotAvailableYet) as error:
+        raise BadSetting(
+            f"{directory / settings_file.FILE_NAME}: vehicle.sources: {error}; mend the line or "
+            "remove it"
+        ) from None
 
 
 @contextmanager

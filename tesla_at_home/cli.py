@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import click
+from click.core import ParameterSource
 
 from tesla_at_home import cli_shell
 from tesla_at_home.cli_join import join, leave, recover
@@ -21,16 +22,16 @@ from tesla_at_home.cli_settings import config, network, vehicle
 from tesla_at_home.cli_shell import (
     FAILED,
     INTERRUPTED,
-    USAGE,
     Shell,
     directory_of,
     moment,
     not_yet,
+    not_yet_group,
     say,
     seconds,
 )
 from tesla_at_home.cli_show import history, leaderboard, status, why
-from tesla_at_home.errors import BadScript, TeslaAtHomeError, UnknownVehicle
+from tesla_at_home.errors import TeslaAtHomeError
 from workunits.errors import WorkunitsError
 
 _LATER: Final = ("doctor", "energy", "export", "web")
@@ -57,7 +58,9 @@ def _version() -> str:
 @click.pass_context
 def cli(context: click.Context, directory: Path | None) -> None:
     """Lend a parked, plugged-in car's computer to a Tesla@home project."""
-    context.obj = Shell(directory or cli_shell.default_directory())
+    shell = context.ensure_object(Shell)
+    shell.directory = directory or cli_shell.default_directory()
+    shell.is_named = context.get_parameter_source("directory") is ParameterSource.COMMANDLINE
 
 
 @cli.command()
@@ -68,10 +71,17 @@ def cli(context: click.Context, directory: Path | None) -> None:
 def run(context: click.Context, until_idle: bool, timeout_s: float | None) -> int:
     """Fetch, compute and report while the gate is open; until stopped."""
     from tesla_at_home import app
+    from tesla_at_home.adapters.clock import SystemClock
 
     if timeout_s is not None and not until_idle:
         raise click.UsageError("--timeout belongs to --until-idle")
-    return app.run(directory_of(context), until_idle=until_idle, timeout_s=timeout_s)
+    clock = SystemClock()
+
+    def tell(line: str) -> None:
+        now_ms = clock.now_ms()
+        say(f"{moment(now_ms, now_ms)}  {line}")
+
+    return app.run(directory_of(context), until_idle=until_idle, timeout_s=timeout_s, tell=tell)
 
 
 @cli.command()
@@ -82,7 +92,7 @@ def pause(context: click.Context, length: str | None) -> None:
     from tesla_at_home.adapters.clock import SystemClock
 
     now_ms = SystemClock().now_ms()
-    until_ms = None if length is None else now_ms + seconds(length) * 1000
+    until_ms = None if length is None else now_ms + seconds(length, "--for") * 1000
     _give(context, "pause", until_ms)
     end = "`tesla-at-home resume`" if until_ms is None else moment(until_ms, now_ms)
     say(f"Paused until {end}.")
@@ -92,8 +102,16 @@ def pause(context: click.Context, length: str | None) -> None:
 @click.pass_context
 def resume(context: click.Context) -> None:
     """End a pause, and take new work again after `finish`."""
+    from tesla_at_home import app
+    from tesla_at_home.adapters import joining
+    from tesla_at_home.adapters.clock import SystemClock
+
+    joining.expect_membership(directory_of(context))
+    view = app.view(directory_of(context))
+    was_held = view.is_finishing or view.is_paused(SystemClock().now_ms())
     is_running = _give(context, "resume")
-    say("Resumed." if is_running else "Resumed; `tesla-at-home run` is not running.")
+    said = "Resumed" if was_held else "Nothing was paused"
+    say(f"{said}." if is_running else f"{said}; `tesla-at-home run` is not running.")
 
 
 @cli.command()
@@ -101,7 +119,10 @@ def resume(context: click.Context) -> None:
 def finish(context: click.Context) -> None:
     """Finish and report what is held, and take no new work until `resume`."""
     _give(context, "finish")
-    say("What is held is finished and reported; no new work is taken until `resume`.")
+    say(
+        "What is held will be finished and reported; no new work will be taken until "
+        "`tesla-at-home resume`."
+    )
 
 
 def _give(
@@ -123,16 +144,14 @@ for _command in (
 for _name in _LATER:
     cli.add_command(not_yet(_name))
 for _name, _members in _LATER_GROUPS.items():
-    _group = click.Group(_name, help="Not available yet.", short_help="(not available yet)")
-    for _member in _members:
-        _group.add_command(not_yet(f"{_name} {_member}"))
-    cli.add_command(_group)
+    cli.add_command(not_yet_group(_name, _members))
 
 
 def carry_out(arguments: list[str]) -> int:
     """Carry out one command line and give its exit code; no exception leaves."""
+    shell = Shell()
     try:
-        code = cli.main(arguments, prog_name="tesla-at-home", standalone_mode=False)
+        code = cli.main(arguments, prog_name="tesla-at-home", standalone_mode=False, obj=shell)
         return code if isinstance(code, int) else cli_shell.DONE
     except click.ClickException as error:
         error.show()
@@ -140,16 +159,14 @@ def carry_out(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         cli_shell.note("interrupted")
         return INTERRUPTED
-    except (BadScript, UnknownVehicle) as error:
-        return _fail(str(error), USAGE)
     except (TeslaAtHomeError, WorkunitsError) as error:
-        return _fail(str(error))
+        return _fail(shell.spelled(str(error)))
     except BrokenPipeError:
         # Whoever read us has gone; the interpreter must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}")
+        return _fail(cli_shell.outage(error))
     except Exception as error:
         kind = type(error).__name__
         return _fail(f"a fault of this program: {kind}: {error}; {_DEBUG}=1 shows where")
@@ -163,13 +180,13 @@ def main() -> None:
     sys.exit(carry_out(sys.argv[1:]))
 
 
-def _fail(line: str, code: int = FAILED) -> int:
+def _fail(line: str) -> int:
     if _is_debugging():
         import traceback
 
         cli_shell.note(traceback.format_exc())
     cli_shell.note(f"error: {' '.join(line.split())}")
-    return code
+    return FAILED
 
 
 def _is_debugging() -> bool:

@@ -9,24 +9,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from tesla_at_home.cli_entering import Entering
 from tesla_at_home.cli_shell import confirm, directory_of, note, read_secret, say
-from tesla_at_home.errors import ClientError, Told, Unreachable, Untrusted
+from tesla_at_home.errors import ClientError, Unreachable, Untrusted
+from workunits.wire import limits
 
 if TYPE_CHECKING:
     from tesla_at_home.adapters.enrolment import Owner
-    from tesla_at_home.adapters.joining import Application, Approach, Entrance, Joined
-    from tesla_at_home.ports import Clock, Randomness
+    from tesla_at_home.adapters.joining import Joined
 
 CODE_VARIABLE: Final = "TESLA_AT_HOME_OWNER_CODE"
 INVITE_VARIABLE: Final = "TESLA_AT_HOME_INVITE"
-# Written to the settings of a vehicle whose project is on the same computer.
-TRIAL_WAITS_S: Final = {
-    "network.min_wait_s": 1.0,
-    "network.no_work_first_s": 2.0,
-    "network.no_work_most_s": 10.0,
-    "network.backoff_first_s": 2.0,
-    "network.backoff_most_s": 30.0,
-}
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -81,6 +74,7 @@ def join(
     from workunits.wire.messages import ExistingOwner, NewOwner
 
     directory = directory_of(context)
+    _check_names(name, vehicle_name)
     if _is_joined(directory, url):
         return
     code = read_secret(owner_file, CODE_VARIABLE)
@@ -93,8 +87,11 @@ def join(
         )
     else:
         owner = ExistingOwner(code=joining.read_owner_code(code))
+    if code is None and not public:
+        note("Your owner will not be listed on the leaderboard, and this cannot be changed later")
+        note("yet: to be listed, join with --public --name PSEUDONYM.")
     invite = read_secret(invite_file, INVITE_VARIABLE)
-    entering = _Entering(directory, url, fingerprint, accept_terms, yes)
+    entering = Entering(directory, url, fingerprint, accept_terms, yes)
     joined = entering.through(owner, vehicle_name, invite, specs)
     _tell_joined(joined, specs)
 
@@ -122,13 +119,16 @@ def recover(
     from workunits.wire.messages import RecoveringOwner
 
     directory = directory_of(context)
+    _check_names(None, vehicle_name)
     if joining.membership(directory) is not None:
         raise ClientError(
             f"{directory} has a vehicle already; recovering makes a new one in another --dir"
         )
     code = read_secret(owner_file, CODE_VARIABLE) or _ask_code()
     owner = RecoveringOwner(code=joining.read_owner_code(code), lost=vehicle_name)
-    entering = _Entering(directory, url, fingerprint, accept_terms, yes)
+    entering = Entering(
+        directory, url, fingerprint, accept_terms, yes, if_taken="; say it with --vehicle-name"
+    )
     joined = entering.through(owner, vehicle_name, None, specs)
     _tell_joined(joined, specs)
     say(f"The lost vehicle{f' {vehicle_name}' if vehicle_name else ''} is retired.")
@@ -163,111 +163,20 @@ def leave(context: click.Context, erase: bool, yes: bool) -> None:
     say(f"Left. The project has confirmed it{erased}: {directory / leaving.CONFIRMATION}")
 
 
-class _Entering:
-    """The way in, question by question."""
-
-    def __init__(
-        self, directory: Path, url: str, fingerprint: str | None, accept_terms: bool, yes: bool
-    ) -> None:
-        self._directory = directory
-        self._url = url
-        self._fingerprint = fingerprint
-        self._accept_terms = accept_terms
-        self._yes = yes
-
-    def through(
-        self, owner: Owner, vehicle_name: str | None, invite: str | None, specs: tuple[str, ...]
-    ) -> Joined:
-        """Ask what has to be asked, and enrol."""
-        from tesla_at_home.adapters import joining, settings_file
-        from tesla_at_home.adapters.clock import SystemClock, SystemRandomness
-        from tesla_at_home.adapters.transport import is_loopback
-        from tesla_at_home.adapters.vehicle import sources
-
-        clock = SystemClock()
-        checked = tuple(sources.check(spec) for spec in specs)
-        found = joining.approach(self._url)
-        is_repeated = joining.is_pending(self._directory, found)
-        if is_repeated:
-            note("Going on with the enrolment that had no answer.")
+def _check_names(name: str | None, vehicle_name: str | None) -> None:
+    """Refuse at once what the project would refuse after all questions were answered."""
+    for option, given in (("--name", name), ("--vehicle-name", vehicle_name)):
+        if given is None:
+            continue
+        hidden = next((char for char in given if not char.isprintable()), None)
+        if hidden is not None:
+            line = f"the name holds U+{ord(hidden):04X}, which cannot be seen; leave it out"
+        elif not 1 <= len(given.strip()) <= limits.NAME_CHARS:
+            count = len(given.strip())
+            line = f"a name has 1 to {limits.NAME_CHARS} characters, not {count}"
         else:
-            self._compare(found)
-        entrance = joining.enter(found, self._directory, clock.now_ms())
-        if not is_repeated:
-            self._agree(entrance)
-        application = joining.Application(owner, vehicle_name, invite, clock.now_ms())
-        joined = self._enrol(entrance, application, clock, SystemRandomness())
-        if checked:
-            settings_file.change(self._directory, "vehicle.sources", checked)
-        if is_loopback(found.transport.base_url):
-            self._ask_often()
-        return joined
-
-    def _ask_often(self) -> None:
-        """A project on this computer has no fleet to be spared; whoever tries it out would wait."""
-        from tesla_at_home import settings
-        from tesla_at_home.adapters import settings_file
-
-        now = settings_file.read(self._directory)
-        for name, wait_s in TRIAL_WAITS_S.items():
-            if settings.value(now, name) == settings.find(name).default:
-                settings_file.change(self._directory, name, wait_s)
-
-    def _enrol(
-        self,
-        entrance: Entrance,
-        application: Application,
-        clock: Clock,
-        randomness: Randomness,
-    ) -> Joined:
-        from tesla_at_home.adapters import joining
-
-        try:
-            return joining.enrol(entrance, self._directory, application, clock, randomness)
-        except Told as told:
-            raise ClientError(f"the project said no: {told.detail}") from None
-        except Unreachable as error:
-            raise ClientError(f"{error}; run the same command again, it goes on there") from None
-
-    def _compare(self, found: Approach) -> None:
-        shown = found.fingerprint
-        if self._fingerprint is not None:
-            given = self._fingerprint.replace(" ", "").replace(":", "").lower()
-            if given != shown:
-                raise Untrusted(
-                    f"{self._url} is not the project you mean: its fingerprint is {_in_fours(shown)}"
-                )
-            return
-        note(f"{self._url} shows this fingerprint:")
-        note("")
-        note(f"  {_in_fours(shown)}")
-        note("")
-        if self._yes:
-            self._expect_loopback(found)
-            return
-        question = "Is it the one that the project publishes?"
-        if not confirm(question, otherwise="scripts give --fingerprint HEX"):
-            raise ClientError("not joined; nothing was sent")
-
-    def _expect_loopback(self, found: Approach) -> None:
-        from tesla_at_home.adapters.transport import is_loopback
-
-        if not is_loopback(found.transport.base_url):
-            raise ClientError(
-                "--yes alone trusts no project over a network; give its --fingerprint HEX"
-            )
-
-    def _agree(self, entrance: Entrance) -> None:
-        project = entrance.project
-        note(f"The terms of {project.name} (version {project.terms.version}):")
-        note("")
-        note(entrance.terms.rstrip())
-        note("")
-        if self._accept_terms:
-            return
-        question = "Do you agree to these terms?"
-        if not confirm(question, otherwise="scripts give --accept-terms"):
-            raise ClientError("not joined: without your consent nothing is computed")
+            continue
+        raise click.BadParameter(line, param_hint=f"'{option}'")
 
 
 def _is_joined(directory: Path, url: str) -> bool:
@@ -304,13 +213,16 @@ def _tell_joined(joined: Joined, specs: tuple[str, ...]) -> None:
         say("")
         say("Write it down. It adds your other vehicles (`join --owner -`), and brings you back")
         say("when this computer is lost (`recover`).")
+    say("")
+    say("Next: `tesla-at-home run`")
     if "linux:stationary" in specs:
         note("")
         note("linux:stationary: with it you say that this computer stays where it is, is no car's")
         note("battery and nobody sits in front of it. Say which network is home, while on it:")
-        note("tesla-at-home network trust-current")
+        note("`tesla-at-home network trust-current`")
     if not specs:
-        note("No --vehicle was given: until `config set vehicle.sources ...` nothing is computed.")
+        note("No --vehicle was given: nothing is computed until")
+        note("`tesla-at-home config set vehicle.sources SPEC`")
 
 
 def _ask_code() -> str:
@@ -320,7 +232,3 @@ def _ask_code() -> str:
         if isinstance(abort.__context__, EOFError):
             raise ClientError("nobody is there to answer; scripts give --owner FILE|-") from None
         raise
-
-
-def _in_fours(digits: str) -> str:
-    return " ".join(digits[n : n + 4] for n in range(0, len(digits), 4))

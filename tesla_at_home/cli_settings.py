@@ -16,7 +16,7 @@ from tesla_at_home.cli_shell import (
     print_table,
     say,
 )
-from tesla_at_home.errors import ClientError
+from tesla_at_home.errors import BadScript, BadSetting, ClientError, UnknownVehicle
 
 if TYPE_CHECKING:
     from tesla_at_home.policy.signals import Belief, Heard, Readings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Long enough for NetworkManager's three answers; a source that needs longer is shown as unknown.
 _LISTEN_S: Final = 1.5
+_HOME: Final = "network.home"
 
 
 @click.group()
@@ -48,7 +49,7 @@ def get(context: click.Context, name: str, as_json: bool) -> None:
         say(_shown(value))
 
 
-@config.command("set")
+@config.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
 @click.pass_context
@@ -59,9 +60,17 @@ def set_(context: click.Context, name: str, value: str) -> None:
     from tesla_at_home.adapters.vehicle import sources
 
     directory, full = directory_of(context), _full_name(name)
+    if full == _HOME:
+        raise BadSetting(
+            f"{full}: holds digests that nobody can type; while this computer is on the network: "
+            "`tesla-at-home network trust-current`"
+        )
     parsed = settings.parse(full, value)
     if full == "vehicle.sources" and isinstance(parsed, tuple):
-        parsed = tuple(sources.check(spec) for spec in parsed)
+        try:
+            parsed = tuple(sources.check(spec) for spec in parsed)
+        except (BadScript, UnknownVehicle) as error:
+            raise BadSetting(f"{full}: {error}") from None
     changed = settings_file.change(directory, full, parsed)
     _reload(directory)
     say(f"{full} = {_shown(settings.value(changed, full))}")
@@ -154,7 +163,10 @@ def _listen(now: Settings) -> Readings:
     from tesla_at_home.policy.signals import SIGNALS, Readings
 
     posted: queue.Queue[Heard] = queue.Queue()
-    source = sources.open_sources(now.vehicle.sources, SystemClock(), lambda: now.network.home)
+    try:
+        source = sources.open_sources(now.vehicle.sources, SystemClock(), lambda: now.network.home)
+    except (BadScript, UnknownVehicle) as error:
+        raise BadSetting(f"vehicle.sources: {error}") from None
     source.start(posted.put)
     readings = Readings()
     try:

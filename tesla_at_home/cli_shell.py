@@ -7,9 +7,11 @@ and a command that only reads stays light.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -35,15 +37,30 @@ _PREFIXES: Final = (
 )  # fmt: skip
 # Wide enough that a table is never folded where nobody looks at it.
 _UNSEEN_WIDTH: Final = 240
+# How a command that the owner may type begins in what is said.
+_HINT: Final = "`tesla-at-home "
+_MENDS: Final = {
+    errno.ENOSPC: "; make room on this disk, then start again: nothing kept is lost",
+    errno.EDQUOT: "; make room within your quota, then start again: nothing kept is lost",
+    errno.EROFS: "; make the directory writable, then start again",
+    errno.EACCES: "; give yourself access, then start again",
+}
 # A secret is a line; a file much longer than one is the wrong file.
 _SECRET_CHARS: Final = 4096
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Shell:
-    """The global options."""
+    """The global options; filled in when they have been read."""
 
-    directory: Path
+    directory: Path = Path()
+    is_named: bool = False  # on the command line: then commands that are recommended need it too
+
+    def spelled(self, line: str) -> str:
+        """`line` with every command that it recommends as it must be typed here."""
+        if not self.is_named:
+            return line
+        return line.replace(_HINT, f"{_HINT}--dir {shlex.quote(str(self.directory))} ")
 
 
 def directory_of(context: click.Context) -> Path:
@@ -70,12 +87,12 @@ def json_option(command: F) -> F:
 
 def say(line: str = "") -> None:
     """A line of the answer."""
-    click.echo(_harmless(line))
+    click.echo(_harmless(_spelled(line)))
 
 
 def note(line: str) -> None:
     """A line beside the answer."""
-    click.echo(_harmless(line), err=True)
+    click.echo(_harmless(_spelled(line)), err=True)
 
 
 def print_json(value: Json) -> None:
@@ -141,7 +158,7 @@ def counted(number: int, word: str) -> str:
 
 
 def credit(kflop: int) -> str:
-    """Credit as people see it: cobblestones with an SI prefix, three digits."""
+    """Credit as people see it, in cobblestones: an SI prefix, three digits."""
     from workunits.values import KFLOP_PER_COBBLESTONE
 
     amount = kflop / KFLOP_PER_COBBLESTONE
@@ -154,14 +171,16 @@ def credit(kflop: int) -> str:
 # --- what people give ---------------------------------------------------------------------------
 
 
-def seconds(text: str) -> int:
-    """A length of time such as `2h`, `90m`, `1h30m`.
+def seconds(text: str, option: str) -> int:
+    """A length of time such as `2h`, `90m`, `1h30m`, given as `option`.
 
     Raises:
         click.BadParameter
     """
     if _LENGTH.fullmatch(text) is None:
-        raise click.BadParameter(f"{text!r} is no length of time; write 2h, 30m, 1h30m or 1d")
+        raise click.BadParameter(
+            f"{text!r} is no length of time; write 2h, 30m, 1h30m or 1d", param_hint=f"'{option}'"
+        )
     parts = re.findall(r"(\d+)([smhd])", text)
     return sum(int(number) * _SECONDS[unit] for number, unit in parts)
 
@@ -198,6 +217,25 @@ def confirm(question: str, *, otherwise: str) -> bool:
         raise
 
 
+def not_yet_group(name: str, members: Iterable[str]) -> click.Group:
+    """A group of commands that belong to a later version; also alone it says so."""
+
+    @click.group(
+        name,
+        invoke_without_command=True,
+        help="Not available yet.",
+        short_help="(not available yet)",
+    )
+    @click.pass_context
+    def group(context: click.Context) -> None:
+        if context.invoked_subcommand is None:
+            raise NotAvailableYet(f"`{name}` is not available yet")
+
+    for member in members:
+        group.add_command(not_yet(f"{name} {member}"))
+    return group
+
+
 def not_yet(name: str) -> click.Command:
     """A command that belongs to a later version."""
 
@@ -212,6 +250,18 @@ def not_yet(name: str) -> click.Command:
         help="Not available yet.",
         short_help="(not available yet)",
     )
+
+
+def _spelled(line: str) -> str:
+    context = click.get_current_context(silent=True)
+    shell = None if context is None else context.find_object(Shell)
+    return line if shell is None else shell.spelled(line)
+
+
+def outage(error: OSError) -> str:
+    """What the system refuses, where, and how to mend it where that is known."""
+    mend = _MENDS.get(error.errno or 0, "")
+    return f"{error.filename or 'this disk'}: {error.strerror or error}{mend}"
 
 
 def _harmless(text: str) -> str:

@@ -39,7 +39,7 @@ _REMEDIES: Final = {
     "charge": "charge the car, or `tesla-at-home config set gate.charge_floor ...`",
     "temperature": "time to cool; without a thermometer `tesla-at-home config set temperature none`",
     "hours": "wait for your hours, or `tesla-at-home config set gate.hours ...`",
-    "clock": "set the clock: `sudo timedatectl set-ntp true`",
+    "clock": "if this computer's clock is wrong, `sudo timedatectl set-ntp true`",
     "budget": "wait for tomorrow, or raise the limit with `tesla-at-home config set limits...`",
 }
 # What must be true, in words that a yes or no answers.
@@ -101,7 +101,11 @@ class Board:
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """What this vehicle is doing."""
+    """What this vehicle is doing.
+
+    Credit counts accepted work: 1 is 432 thousand million calculations; µ stands for millionths, m
+    for thousandths, k for thousands, M for millions.
+    """
     seen = _look(context)
     if as_json:
         print_json(_object(seen.view))
@@ -138,7 +142,7 @@ def why(context: click.Context, as_json: bool) -> None:
     if view.gate is not None and view.gate.conditions:
         say("" if view.is_running else "\nThe gate as it was when it last ran:")
         columns = ("condition", "", "", "since", "until")
-        print_table(columns, (_condition_row(c, seen.now_ms) for c in view.gate.conditions))
+        print_table(columns, (_condition_row(c, seen) for c in view.gate.conditions))
     if remedies:
         say("\nWhat would open it:")
         for remedy in remedies:
@@ -179,7 +183,11 @@ def history(context: click.Context, lines: int, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def leaderboard(context: click.Context, period: str, page: int, as_json: bool) -> None:
-    """Who has given most."""
+    """Who has given most.
+
+    Credit counts accepted work: 1 is 432 thousand million calculations; µ stands for millionths, m
+    for thousandths, k for thousands, M for millions.
+    """
     from tesla_at_home.adapters import enrolment, joining
 
     member = joining.expect_membership(directory_of(context))
@@ -192,11 +200,11 @@ def leaderboard(context: click.Context, period: str, page: int, as_json: bool) -
         say("Nobody is on this page. Owners are listed who joined with --public and have credit.")
         return
     print_table(
-        ("#", "owner", "#cobblestones"),
+        ("#", "owner", "#credit"),
         ((str(each.rank), each.name, credit(each.credit_kflop)) for each in board.standings),
     )
     if board.has_more:
-        say(f"More: tesla-at-home leaderboard --period {period} --page {page + 1}")
+        say(f"More: `tesla-at-home leaderboard --period {period} --page {page + 1}`")
 
 
 def _read_board(raw: bytes) -> Board:
@@ -221,9 +229,11 @@ def _look(context: click.Context) -> Seen:
 def _facts(seen: Seen) -> list[tuple[str, str]]:
     view, totals = seen.view, seen.view.totals
     running = "running" if view.is_running else "not running"
+    if view.is_paused(seen.now_ms):
+        running += f"; {_pause(seen)}"
     given = (
         f"{counted(totals.units_reported, 'unit')} reported, {totals.units_valid} valid, "
-        f"{totals.units_invalid} invalid; {credit(totals.kflop)} cobblestones"
+        f"{totals.units_invalid} invalid; credit {credit(totals.kflop)}"
     )
     return [
         ("project", view.url),
@@ -253,14 +263,30 @@ def _sentence(seen: Seen) -> str:
     """One true sentence about now."""
     view = seen.view
     if not seen.has_consent:
-        return "Nothing is computed: you have ended your consent."
+        return (
+            "Nothing is computed: you have ended your consent. The project does not know yet: "
+            "run `tesla-at-home leave` again."
+        )
     if not view.is_running:
-        return "Nothing is computed: `tesla-at-home run` is not running."
+        paused = f", and it is {_pause(seen)}" if view.is_paused(seen.now_ms) else ""
+        return f"Nothing is computed: `tesla-at-home run` is not running{paused}."
+    if view.is_paused(seen.now_ms):
+        return f"Nothing is computed: {_pause(seen)}."
     if view.gate is None:
         return "Nothing is computed yet: `tesla-at-home run` has just begun."
     if not view.gate.is_open:
         return f"Nothing is computed: {view.gate.sentence}{_until(view.gate, seen.now_ms)}."
     return _open_sentence(view)
+
+
+def _pause(seen: Seen) -> str:
+    """The owner's pause as the books have it: the agent's gate may not have heard of it yet."""
+    from tesla_at_home.policy.gates import FOR_EVER
+
+    until_ms = seen.view.paused_until_ms
+    if until_ms is None or until_ms >= FOR_EVER:
+        return "paused by you until `tesla-at-home resume`"
+    return f"paused by you until {moment(until_ms, seen.now_ms)}"
 
 
 def _open_sentence(view: View) -> str:
@@ -287,10 +313,13 @@ def _remedies(seen: Seen) -> list[str]:
     if not seen.has_consent:
         return ["`tesla-at-home leave` tells the project; after it you may join again"]
     if not view.is_running:
-        return ["`tesla-at-home run`"]
-    if view.gate is None or view.gate.is_open:
+        resume = [_REMEDIES["paused"]] if view.is_paused(seen.now_ms) else []
+        return ["`tesla-at-home run`", *resume]
+    if view.gate is None or (view.gate.is_open and not view.is_paused(seen.now_ms)):
         return []
     failing = [each.name for each in view.gate.conditions if not each.is_met]
+    if view.is_paused(seen.now_ms) and "paused" not in failing:
+        failing.insert(0, "paused")
     return [_REMEDIES.get(name, name) for name in failing] or ["time: nothing else is missing"]
 
 
@@ -300,7 +329,10 @@ def _say_refused(view: View) -> None:
         say(f"\nUnit {unit} was refused three times and is kept ({each.code}): {each.detail}")
 
 
-def _condition_row(condition: Condition, now_ms: int) -> tuple[str, ...]:
+def _condition_row(condition: Condition, seen: Seen) -> tuple[str, ...]:
+    now_ms = seen.now_ms
+    if condition.name == "paused" and condition.is_met and seen.view.is_paused(now_ms):
+        return _CLAIMS["paused"], _STATES["no"], _pause(seen), "", ""
     until = "" if condition.until_ms is None else moment(condition.until_ms, now_ms)
     name = _CLAIMS.get(condition.name, condition.name.replace("_", " "))
     since = moment(condition.since_ms, now_ms)

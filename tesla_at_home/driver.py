@@ -8,7 +8,6 @@ events and nothing else.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 from collections.abc import Callable
 from typing import Final, assert_never
@@ -27,6 +26,7 @@ from tesla_at_home.agent.commands import (
     LookAtProject,
     Post,
     Prove,
+    Recheck,
     RunUnit,
     StopChild,
     Upload,
@@ -37,21 +37,21 @@ from tesla_at_home.agent.events import (
     Fetched,
     Now,
     Ordered,
+    Rechecked,
     Tick,
     UnitFailed,
 )
 from tesla_at_home.agent.machine import Machine
+from tesla_at_home.agent.mending import FILE_MISSING
 from tesla_at_home.agent.state import Identity
 from tesla_at_home.errands import rides_along
 from tesla_at_home.errors import ClientError, Untrusted
 from tesla_at_home.outside import End, Inbox, Outside, Posted, Seen, Wake
-from tesla_at_home.ports import (
-    ProjectView,
-)
+from tesla_at_home.ports import ProjectView
 from tesla_at_home.preparing import Preparing
 from tesla_at_home.settings import Settings
 from tesla_at_home.transfers import Lane
-from workunits.values import Digest, LeaseId
+from workunits.values import LeaseId
 
 # The longest sleep without any event: APScheduler's ticks may have stopped (DESIGN 5).
 _LONGEST_SLEEP_S: Final = 30.0
@@ -108,8 +108,9 @@ class Driver:
 
     def _begin(self) -> None:
         self._look_at_held()
-        self._handle(self._preparing.room())
+        # Consent first: the gate that the owner sees must not speak of it before it was asked for.
         self._handle(self._consented())
+        self._handle(self._preparing.room())
         self._take_orders()
         self._outside.source.start(self._inbox.put)
 
@@ -132,10 +133,12 @@ class Driver:
                 self._is_over = True
             case Wake():
                 self._take_orders()
+                # What a transfer under way has moved counts although a kill may be next.
+                self._handle(self._outside.errands.transport.take_moved())
                 self._handle(self._tick())
             case Seen():
                 self._take_view(posted)
-            case Fetched():
+            case Fetched() | Rechecked():
                 self._handle(self._preparing.room())
                 self._handle(posted)
             case _:
@@ -174,12 +177,10 @@ class Driver:
     def _take_view(self, seen: Seen) -> None:
         self._view = seen.view or self._view
         self._handle(self._consented())
-        self._handle(seen.event)
         unproved, self._unproved = self._unproved, []
         for lease in unproved:
             self._prove(lease)
-        while self._inner:
-            self._handle_one(self._inner.pop(0))
+        self._handle(seen.event)
 
     def _look_at_held(self) -> None:
         try:
@@ -201,9 +202,8 @@ class Driver:
         )
 
     def _tick(self) -> Tick:
-        share = self._settings.limits.memory / 100
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Tick(self._outside.runner.memory_bytes(), int(total * share))
+        most_bytes = self._preparing.memory_bytes(self._settings)
+        return Tick(self._outside.runner.memory_bytes(), most_bytes)
 
     def _consented(self) -> Consented:
         record = self._outside.keeping.consent()
@@ -211,10 +211,6 @@ class Driver:
             return Consented(False)
         is_current = self._view is None or self._view.project.terms.digest == record.consent.terms
         return Consented(is_current)
-
-    def _models_in_use(self) -> frozenset[Digest]:
-        facts = [unit.facts for unit in self._machine.state.units.values()]
-        return frozenset(one.model for one in facts if one is not None)
 
     # --- performing ------------------------------------------------------------------------------
 
@@ -235,6 +231,8 @@ class Driver:
                 self._prove(command.lease)
             case Forget():
                 self._outside.shelf.forget(command.lease, command.inputs)
+                if self._preparing.evict_manifests(self._machine.state.manifests_in_use()):
+                    self._inner.append(self._preparing.room())
             case Count():
                 self._outside.source.count(command.steps, command.units)
             case Leave():
@@ -242,16 +240,19 @@ class Driver:
             case _:
                 self._send(command)
 
-    def _send(self, command: Fetch | Upload | LookAtProject | Post | EnrolAgain) -> None:
+    def _send(self, command: Fetch | Recheck | Upload | LookAtProject | Post | EnrolAgain) -> None:
         errands = self._outside.errands
-        now = self._machine.state.trusted_now()
+        now, left = self._machine.state.trusted_now(), self._machine.left_today()
         match command:
             case Fetch(need):
-                most, keep = self._preparing.model_bytes(self._settings), self._models_in_use()
-                self._down.submit(lambda cancel: errands.fetch(need, most, keep, cancel))
+                most = self._preparing.model_bytes(self._settings)
+                keep = self._machine.state.models_in_use()
+                self._down.submit(lambda cancel: errands.fetch(need, most, keep, left.down, cancel))
+            case Recheck(leases, needs):
+                self._down.submit(lambda cancel: errands.recheck(leases, needs))
             case Upload(lease):
                 unit = self._machine.state.units[lease]
-                self._up.submit(lambda cancel: errands.upload(unit, cancel))
+                self._up.submit(lambda cancel: errands.upload(unit, left.up, cancel))
             case LookAtProject():
                 self._exchange.submit(lambda cancel: [Seen(*errands.look(now, cancel))])
             case EnrolAgain(session):
@@ -259,7 +260,7 @@ class Driver:
             case Post(saved):
                 project = None if self._view is None else self._view.project
                 units = [self._machine.state.units[lease] for lease in saved.reports]
-                outputs = [unit.lease for unit in units if rides_along(unit)]
+                outputs = [unit for unit in units if rides_along(unit)]
                 self._exchange.submit(
                     lambda cancel: errands.post(saved, outputs, project, now, cancel)
                 )
@@ -285,7 +286,7 @@ class Driver:
             self._outside.runner.run(self._preparing.job(unit, self._settings))
         except OSError as error:
             detail = f"a file of the unit cannot be read: {error.strerror}"
-            self._inner.append(UnitFailed(lease, "file_missing", detail))
+            self._inner.append(UnitFailed(lease, FILE_MISSING, detail))
 
     def _end(self) -> None:
         """Nothing computes and nothing is lost when this returns."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tesla_at_home.agent import acceptance
@@ -18,9 +19,10 @@ from tesla_at_home.agent.events import (
     Event,
     Fetched,
     FetchFailed,
-    Moved,
     Need,
+    OutputLost,
     ProjectSeen,
+    Rechecked,
     Refused,
     Unanswered,
     Uploaded,
@@ -45,6 +47,7 @@ WORK_PATH: Final = "/v1/work"
 _BLOB_PATH: Final = "/v1/blobs/"
 # The request is not at fault: too slow, too many, too early.
 _PASSING: Final = frozenset({408, 425, 429})
+_ABSENT: Final = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,14 @@ class Errands:
         """Bring the project's metadata up to date; what is held counts where that fails."""
         fault: str | None = None
         view: ProjectView | None = None
+        was_cancelled = False
         try:
             view = self.metadata.refresh(now, cancel=cancel)
         except (Unreachable, Untrusted) as error:
-            fault = None if isinstance(error, Cancelled) else str(error)
+            was_cancelled = isinstance(error, Cancelled)
+            fault = None if was_cancelled else str(error)
             view = self._held(now)
-        return view, ProjectSeen(is_fresh=view is not None and view.is_fresh, fault=fault)
+        return view, ProjectSeen(view is not None and view.is_fresh, fault, was_cancelled)
 
     def _held(self, now: Milliseconds) -> ProjectView | None:
         try:
@@ -76,7 +81,7 @@ class Errands:
     def post(
         self,
         saved: SavedRequest,
-        outputs: Iterable[LeaseId],
+        outputs: Iterable[HeldUnit],
         project: Project | None,
         now: Milliseconds,
         cancel: Cancellation,
@@ -87,9 +92,9 @@ class Errands:
         try:
             body = envelope.pack_message(saved.sealed, self._attachments(outputs))
             raw = self.transport.post(WORK_PATH, body, cancel=cancel)
-        except (Unreachable, Untrusted) as error:
-            return [_unanswered(error)]
-        moved = Moved(down=len(raw), up=len(body))
+        except (Unreachable, Untrusted, OSError) as error:
+            return [self.transport.take_moved(), _unanswered(error)]
+        moved = self.transport.take_moved()
         try:
             accepted = acceptance.read_answer(raw, project, saved.digest, now)
             for need, file in accepted.files:
@@ -97,44 +102,71 @@ class Errands:
         except ContractError as error:
             detail = f"an answer that is not the project's: {error}"
             return [moved, Unanswered(detail, is_untrusted=True)]
+        except OSError as error:
+            return [moved, _unanswered(error)]
         return [moved, Answered(accepted.answer)]
 
-    def _attachments(self, outputs: Iterable[LeaseId]) -> list[bytes]:
-        paths = [self.shelf.output(lease) for lease in outputs]
-        # One that is gone is asked for with the receipt `again`.
-        return [path.read_bytes() for path in paths if path.exists()]
+    def _attachments(self, outputs: Iterable[HeldUnit]) -> list[bytes]:
+        # One that is gone or damaged is asked for with the receipt `again`, and then made anew.
+        return [
+            self.shelf.output(unit.lease).read_bytes()
+            for unit in outputs
+            if unit.output is not None and self.shelf.has_output(unit.lease, unit.output)
+        ]
 
     def enrol(self, session: SessionId, now: Milliseconds, cancel: Cancellation) -> list[Event]:
         """Join again with the same key."""
         try:
             return [EnrolledAgain(session, self.enroller.again(session, now, cancel=cancel))]
-        except (Unreachable, Untrusted) as error:
+        except (Unreachable, Untrusted, OSError) as error:
             return [_unanswered(error)]
         except ContractError as error:
             return [Unanswered(str(error), is_untrusted=True)]
 
     def fetch(
-        self, need: Need, most_bytes: int, keep: frozenset[Digest], cancel: Cancellation
+        self,
+        need: Need,
+        most_bytes: int,
+        keep: frozenset[Digest],
+        left_bytes: int,
+        cancel: Cancellation,
     ) -> list[Event]:
-        """Bring a file and check it; models that nothing needs make room for a new one."""
-        counted = _Counted()
+        """Bring a file and check it; models that nothing needs make room for a new one.
+
+        Stops, to go on another day, when `left_bytes` have come.
+        """
+        budget = _Budget(left_bytes)
         try:
             if need.kind == "model":
-                self.shelf.evict(keep, most_bytes - need.size)
+                self.shelf.evict(keep | {need.digest}, most_bytes - need.size)
             path = _BLOB_PATH + need.digest.hex()
             self.transport.fetch(
-                path, self.shelf.part(need), size=need.size, cancel=cancel, on_bytes=counted.add
+                path,
+                self.shelf.part(need),
+                size=need.size,
+                cancel=cancel,
+                on_bytes=budget.use,
+                is_exact=need.kind != "manifest",  # a lease names it without its size
             )
             self.shelf.accept(need)
         except (Unreachable, Untrusted, ContractError, OSError) as error:
-            failed = FetchFailed(need, str(error), isinstance(error, Cancelled))
-            return [Moved(down=counted.bytes), failed]
-        return [Moved(down=counted.bytes), Fetched(need)]
+            is_absent = isinstance(error, Told) and error.status in _ABSENT
+            failed = FetchFailed(need, _words(error), isinstance(error, Cancelled), is_absent)
+            return [self.transport.take_moved(), failed]
+        return [self.transport.take_moved(), Fetched(need)]
 
-    def upload(self, unit: HeldUnit, cancel: Cancellation) -> list[Event]:
-        """Bring an output to the project, going on where it was cut."""
+    def recheck(self, leases: tuple[LeaseId, ...], needs: Iterable[Need]) -> list[Event]:
+        """Forget those files that the disk damaged."""
+        for need in needs:
+            self.shelf.recheck(need)
+        return [Rechecked(leases)]
+
+    def upload(self, unit: HeldUnit, left_bytes: int, cancel: Cancellation) -> list[Event]:
+        """Bring an output to the project, going on where it was cut; stops as `fetch` does."""
         assert unit.output is not None
-        counted = _Counted()
+        if not self.shelf.has_output(unit.lease, unit.output):
+            return [OutputLost(unit.lease)]
+        budget = _Budget(left_bytes)
         try:
             self.transport.upload(
                 unit.lease,
@@ -143,20 +175,24 @@ class Errands:
                 digest=unit.output,
                 size=unit.output_size,
                 cancel=cancel,
-                on_bytes=counted.add,
+                on_bytes=budget.use,
             )
         except (Unreachable, Untrusted, OSError) as error:
-            failed = UploadFailed(unit.lease, str(error), isinstance(error, Cancelled))
-            return [Moved(up=counted.bytes), failed]
-        return [Moved(up=counted.bytes), Uploaded(unit.lease)]
+            failed = UploadFailed(unit.lease, _words(error), isinstance(error, Cancelled))
+            return [self.transport.take_moved(), failed]
+        return [self.transport.take_moved(), Uploaded(unit.lease)]
 
 
-class _Counted:
-    def __init__(self) -> None:
-        self.bytes = 0
+class _Budget:
+    """Ends a transfer when what was left of the day's bytes is used up."""
 
-    def add(self, count: int) -> None:
-        self.bytes += count
+    def __init__(self, left_bytes: int) -> None:
+        self._left_bytes = left_bytes
+
+    def use(self, count: int) -> None:
+        self._left_bytes -= count
+        if self._left_bytes <= 0:
+            raise Cancelled("today's data budget is used up")
 
 
 def rides_along(unit: HeldUnit) -> bool:
@@ -164,12 +200,20 @@ def rides_along(unit: HeldUnit) -> bool:
     return unit.outcome == "done" and unit.output_size <= limits.ATTACHMENT_BYTES
 
 
-def _unanswered(error: Unreachable | Untrusted) -> Event:
+def _words(error: Exception) -> str:
+    """In one line; of a file's path only the name, because faults are shown to others too."""
+    if isinstance(error, OSError):
+        name = Path(str(error.filename)).name if error.filename else "this disk"
+        return f"{name}: {error.strerror or error}"
+    return str(error)
+
+
+def _unanswered(error: Unreachable | Untrusted | OSError) -> Event:
     if isinstance(error, Told):
         is_final = 400 <= error.status < 500 and error.status not in _PASSING
         return Refused(error.problem, str(error), error.retry_after_s, is_final)
     return Unanswered(
-        str(error),
+        _words(error),
         was_cancelled=isinstance(error, Cancelled),
         is_untrusted=isinstance(error, Untrusted),
     )

@@ -18,7 +18,7 @@ import msgspec
 
 from tesla_at_home.agent.books import Books, HeldUnit
 from tesla_at_home.agent.changes import Changes
-from tesla_at_home.agent.events import Need, Order
+from tesla_at_home.agent.events import Moved, Need, Order
 from tesla_at_home.errors import Cancelled
 from tesla_at_home.policy.signals import Heard
 from workunits.values import Digest, KeyId, LeaseId, Milliseconds, OwnerId, SessionId
@@ -116,10 +116,13 @@ class Transport(Protocol):
         size: int,
         cancel: Cancellation,
         on_bytes: Callable[[int], None],
+        is_exact: bool = True,
     ) -> None:
-        """Bring `path` to the file `to`, at most `size` bytes; goes on behind what `to` holds.
+        """Bring `path` to the file `to`; goes on behind what `to` holds.
 
-        `on_bytes` is told each piece's length. The caller checks the digest.
+        It has `size` bytes, or, where that is not `is_exact`, at most so many.
+
+        `on_bytes` is told each piece's length, and may raise to end it. The caller checks the digest.
         """
         ...
 
@@ -135,6 +138,13 @@ class Transport(Protocol):
         on_bytes: Callable[[int], None],
     ) -> None:
         """Bring the file to `/v1/uploads/{lease}`; goes on behind what the server has."""
+        ...
+
+    def take_moved(self) -> Moved:
+        """What came down and went up since this was last asked, also for what failed.
+
+        Counts every exchange with the project, the metadata's too, in whichever thread it is.
+        """
         ...
 
 
@@ -300,6 +310,10 @@ class Shelf(Protocol):
 
     def read(self, need: Need) -> bytes: ...
 
+    def recheck(self, need: Need) -> None:
+        """Forget the file if it is not any more what it was when it came."""
+        ...
+
     def held(self, kind: Literal["manifest", "model"]) -> tuple[Digest, ...]:
         """What is there, most recently used first."""
         ...
@@ -307,6 +321,10 @@ class Shelf(Protocol):
     def spool(self, lease: LeaseId) -> Path: ...
 
     def output(self, lease: LeaseId) -> Path: ...
+
+    def has_output(self, lease: LeaseId, digest: Digest) -> bool:
+        """Whether the output is there, and still what the child put there; reads it through."""
+        ...
 
     def begin(self, lease: LeaseId) -> int:
         """The first step to compute, behind those in the spool; a damaged one is set aside."""
@@ -316,6 +334,10 @@ class Shelf(Protocol):
 
     def evict(self, keep: Container[Digest], most_bytes: int) -> None:
         """Remove models used least recently until all take at most `most_bytes`."""
+        ...
+
+    def evict_manifests(self, keep: Container[Digest], most: int) -> bool:
+        """Remove manifests used least recently until `most` are left; whether any went."""
         ...
 
     def free_bytes(self) -> int: ...

@@ -5,17 +5,21 @@ Decides nothing beyond what was signed; runs in the deciding thread and asks onl
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 
 from tesla_at_home.agent import acceptance
 from tesla_at_home.agent.books import HeldUnit
-from tesla_at_home.agent.events import Event, ManifestMissing, OfferRefused, Proved, Room
+from tesla_at_home.agent.events import Event, ManifestMissing, Need, OfferRefused, Proved, Room
 from tesla_at_home.errors import Untrusted
 from tesla_at_home.ports import InputFile, Job, Metadata, ProjectView, Shelf
 from tesla_at_home.settings import Settings
 from workunits.errors import ContractError
-from workunits.values import Milliseconds
+from workunits.trust import digests
+from workunits.values import Digest, Milliseconds
+from workunits.wire import limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +34,30 @@ class Preparing:
         shelf = self.shelf
         return Room(shelf.free_bytes(), shelf.held("model"), shelf.held("manifest"))
 
+    def evict_manifests(self, keep: Container[Digest]) -> bool:
+        """No more are kept than a wish can name, but for those in use; whether any went."""
+        return self.shelf.evict_manifests(keep, limits.CACHED)
+
     def model_bytes(self, settings: Settings) -> int:
         """What models may take of the disk."""
         return int(self.shelf.disk_bytes() * settings.limits.disk / 100)
+
+    def memory_bytes(self, settings: Settings) -> int:
+        """What the child may take of the memory."""
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(total * settings.limits.memory / 100)
 
     def judge(
         self, unit: HeldUnit, view: ProjectView, now: Milliseconds, settings: Settings
     ) -> Event:
         """Whether the lease checks out, and which files are missing."""
         manifest = acceptance.manifest_of(unit.offer)
-        if not self.shelf.has(manifest):
+        raw = self._manifest(manifest)
+        if raw is None:
             return ManifestMissing(unit.lease, manifest)
         try:
             facts, needs = acceptance.prove(
-                unit.offer, self.shelf.read(manifest), view.project, now, self.metadata.model_size
+                unit.offer, raw, view.project, now, self.metadata.model_size
             )
         except (ContractError, Untrusted) as error:
             return OfferRefused(unit.lease, error.code, str(error))
@@ -53,11 +67,29 @@ class Preparing:
         missing = tuple(need for need in needs if not self.shelf.has(need))
         return Proved(unit.lease, facts, missing)
 
+    def _manifest(self, need: Need) -> bytes | None:
+        """The manifest as it was signed; one that the disk damaged is forgotten."""
+        try:
+            raw = self.shelf.read(need)
+        except OSError:
+            return None
+        if digests.of_manifest(raw) == need.digest:
+            return raw
+        self.shelf.recheck(need)
+        return None
+
     def job(self, unit: HeldUnit, settings: Settings) -> Job:
-        """All that the child needs for a unit whose files are here."""
+        """All that the child needs for a unit whose files are here.
+
+        Raises:
+            OSError: one of them is not, or cannot be read.
+        """
         shelf, facts = self.shelf, unit.facts
         assert facts is not None
-        manifest = acceptance.open_manifest(shelf.read(acceptance.manifest_of(unit.offer)))
+        raw = self._manifest(acceptance.manifest_of(unit.offer))
+        if raw is None or not all(shelf.has(need) for need in acceptance.files_of(facts)):
+            raise FileNotFoundError(errno.ENOENT, "it is not there any more")
+        manifest = acceptance.open_manifest(raw)
         model, *inputs = acceptance.files_of(facts)
         return Job(
             lease=unit.lease,

@@ -36,6 +36,8 @@ Flags = npt.NDArray[np.bool_]
 TAU_FP32: Final = 1.6e-5
 # An output that is almost constant has a standard deviation below its own rounding.
 SIGMA_FLOOR: Final = 1e-6
+# One row has no spread; a batch that has no more must do with it.
+LEAST_ROWS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,12 @@ def calibrate(
     *,
     is_portable_exact: bool = False,
     tau: float = TAU_FP32,
+    numbers: Sequence[int] | None = None,
 ) -> OutputRules:
     """The rule for each output, from what the model gave on the calibration rows.
 
     Args:
+        numbers: what a refusal calls the rows, where they were drawn out of more; else from 0.
         outputs: for each spec an array [rows, *shape] of at least one row.
         is_portable_exact: nothing in the graph can be reordered, so floats are bitwise equal too.
         tau: the tolerance, as a part of the standard deviation.
@@ -99,7 +103,7 @@ def calibrate(
         TensorsRefused: the arrays are not those of the specs.
     """
     for spec in specs:
-        _check_calibration(outputs, spec)
+        _check_calibration(outputs, spec, numbers)
     scores = [s for s in specs if s.dtype in FLOAT_DTYPES and len(s.shape) == 1]
     rules = []
     for spec in specs:
@@ -113,7 +117,28 @@ def calibrate(
     return tuple(rules)
 
 
-def _check_calibration(outputs: Outputs, spec: TensorSpec) -> None:
+def leave_out_failed(
+    outputs: Outputs, specs: Sequence[TensorSpec], numbers: Sequence[int]
+) -> Outputs:
+    """The rows of `outputs` that calibrate: those without a value that is not finite.
+
+    Raises:
+        GraphRefused: fewer than two are left, although there were more.
+        TensorsRefused: as `failed_rows`.
+    """
+    failed, name = failed_rows(outputs, specs)
+    if not failed.any():
+        return outputs
+    if int((~failed).sum()) < LEAST_ROWS:
+        raise GraphRefused(
+            f"output {name!r} is not a number on row {numbers[int(np.argmax(failed))]} of the input, "
+            f"nor on nearly all others that were tried ({int(failed.sum())} of {len(failed)}): "
+            "mend the rows or the model"
+        )
+    return {spec.name: outputs[spec.name][~failed] for spec in specs}
+
+
+def _check_calibration(outputs: Outputs, spec: TensorSpec, numbers: Sequence[int] | None) -> None:
     array = outputs.get(spec.name)
     if array is None or array.dtype.name != spec.dtype or array.shape[1:] != spec.shape:
         raise TensorsRefused(f"output {spec.name!r} of the calibration is not {spec.dtype} "
@@ -123,7 +148,8 @@ def _check_calibration(outputs: Outputs, spec: TensorSpec) -> None:
     if spec.dtype in FLOAT_DTYPES and not np.isfinite(array).all():
         row = int(np.argmax(_by_row(~np.isfinite(array))))
         raise GraphRefused(
-            f"output {spec.name!r} is not a number on calibration row {row}: "
+            f"output {spec.name!r} is not a number on calibration row "
+            f"{row if numbers is None else numbers[row]}: "
             "calibrate on rows the model is made for, or mend the model"
         )
 

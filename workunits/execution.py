@@ -17,6 +17,7 @@ least one node was placed there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -24,14 +25,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime
 
-from workunits import arrays
+from workunits import arrays, telemetry
 from workunits.arrays import NUMPY_DTYPES, Array, Arrays
 from workunits.errors import ExecutionError, ProviderUnavailable, TensorsRefused
 from workunits.program import Step, check_runtime, step, step_count
 from workunits.wire.limits import TEXT_CHARS
 from workunits.wire.messages import Dtype, Program, TensorSpec
+
+# Before the import, which would begin to write and to send.
+os.environ.update(telemetry.OFF)
+import onnxruntime
 
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Final, TypeVar
 
 from server.adapters import recompute_messages as messages
 from server.errors import Outage
+from workunits import telemetry
 from workunits.errors import ContractError, WorkunitsError
 from workunits.wire import codec, limits
 from workunits.wire.messages import ModelFacts, OutputRules, Program
@@ -77,11 +79,14 @@ class Recompute:
         rows: int,
         *,
         is_portable_exact: bool,
+        numbers: Sequence[int] | None = None,
+        leaves_out: bool = False,
     ) -> OutputRules:
         """The rules that the outputs of these rows give; `inputs` and `shared` are tensor payloads.
 
         Raises:
-            GraphRefused: an output is not a number on one of the rows.
+            GraphRefused: an output is not a number on one of the rows; with `leaves_out`, on so many
+                that fewer than two are left.
             TensorsRefused: the payloads, or the model, do not fit the program.
             ExecutionError: the model does not run on these rows.
             Outage: the process gave no answer.
@@ -91,6 +96,8 @@ class Recompute:
             program=program,
             rows=rows,
             is_portable_exact=is_portable_exact,
+            numbers=tuple(range(rows) if numbers is None else numbers),
+            leaves_out=leaves_out,
         )
         return self._ask(task, messages.Calibrated, inputs, shared).rules
 
@@ -194,7 +201,7 @@ def _environment() -> dict[str, str]:
     """This process's, with its import path: the same code runs there, and nothing from the cwd."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     # Each of OpenBLAS's threads would reserve address space that counts against the limit.
-    return os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    return os.environ | telemetry.OFF | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _exceptions() -> dict[str, type[WorkunitsError]]:

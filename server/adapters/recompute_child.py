@@ -76,8 +76,13 @@ def _carry_out(order: messages.Order, folder: Path) -> messages.Answer:
 
 
 def _calibrate(task: messages.Calibrate, folder: Path) -> OutputRules:
+    outputs: agreement.Outputs = _run(task, folder)
+    specs = task.program.outputs
+    numbers = task.numbers
+    if task.leaves_out:
+        outputs = agreement.leave_out_failed(outputs, specs, numbers)
     return agreement.calibrate(
-        _run(task, folder), task.program.outputs, is_portable_exact=task.is_portable_exact
+        outputs, specs, is_portable_exact=task.is_portable_exact, numbers=numbers
     )
 
 

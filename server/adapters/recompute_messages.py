@@ -34,6 +34,8 @@ class Calibrate(_Message, frozen=True, tag="calibrate"):
     program: Program
     rows: int
     is_portable_exact: bool
+    numbers: tuple[int, ...]  # of the rows, where they came from
+    leaves_out: bool
 
 
 class Run(_Message, frozen=True, tag="run"):

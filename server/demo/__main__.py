@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -61,20 +62,24 @@ def main() -> int:
 
 def _perform(fleet: Fleet, console: Console) -> outcome.Outcome:
     console.print("Training a small network on every second of 1,797 handwritten digits ...")
+    console.print(f"A server, {len(CARS)} cars of {len(CARS)} owners, and one owner who lies ...")
     digits = data.load()
     model, images = fleet.folder / "digits.onnx", fleet.folder / "digits.npz"
-    data.train_and_export(digits, model)
     np.savez(images, X=digits.images)
-
-    console.print(f"A server, {len(CARS)} cars of {len(CARS)} owners, and one owner who lies ...")
-    fleet.server("init", "--name", "digits at home")
-    fleet.server("model", "add", str(model), "--name", "digits", "--public-data")
-    fleet.serve()
-    duty = _duty(model)
-    fleet.join(duty)
+    with ThreadPoolExecutor() as pool:
+        founding = pool.submit(_found, fleet)
+        data.train_and_export(digits, model)
+        founding.result()
+        adding = pool.submit(
+            fleet.server, "model", "add", str(model), "--name", "digits", "--public-data"
+        )
+        duty = _duty(model)
+        fleet.lend(duty)
+        adding.result()
     console.print(
         f"The owners lend {duty:.2g} % of the time (limits.duty), so that a unit of "
-        f"{ROWS_PER_UNIT} images takes about a second."
+        f"{ROWS_PER_UNIT} images takes about a second.",
+        soft_wrap=True,
     )
     with SqliteDatabase(fleet.project / DATABASE_FILE) as database:
         batch = _submit(fleet, images)
@@ -87,6 +92,12 @@ def _perform(fleet: Fleet, console: Console) -> outcome.Outcome:
         with database.reading() as storage:
             row = storage.batches.by_ids([batch])[batch]
             return outcome.judge(storage, row, digits, answer, fleet.resumed())
+
+
+def _found(fleet: Fleet) -> None:
+    fleet.server("init", "--name", "digits at home")
+    fleet.serve()
+    fleet.join()
 
 
 def _duty(model: Path) -> float:

@@ -118,10 +118,16 @@ class Fleet:
             time.sleep(LOOK_EVERY_S)
         self.url = json.loads(found_at.read_text())["url"]
 
-    def join(self, duty: float) -> None:
-        """All cars join, each as a new public owner, and set their duty cycle."""
+    def join(self) -> None:
+        """All cars join, each as a new public owner."""
         with ThreadPoolExecutor(len(CARS)) as pool:
-            list(pool.map(lambda car: self._join(car, duty), CARS))
+            list(pool.map(self._join, CARS))
+
+    def lend(self, duty: float) -> None:
+        """All owners set the share of the time that they lend, in percent."""
+        setting = ("config", "set", "limits.duty", f"{duty:g}")
+        with ThreadPoolExecutor(len(CARS)) as pool:
+            list(pool.map(lambda car: self.client(car, *setting), CARS))
 
     def start_liar(self, units: int) -> None:
         """Start the one who returns false results for `units` units."""
@@ -166,7 +172,7 @@ class Fleet:
         """Until the server ends by itself."""
         self._running[0].wait()
 
-    def _join(self, car: Car, duty: float) -> None:
+    def _join(self, car: Car) -> None:
         home = self._home(car)
         home.mkdir(mode=0o700)
         (home / "config.toml").write_text(_SHORT_WAITS)
@@ -175,7 +181,6 @@ class Fleet:
         names = ("--name", car.owner, "--vehicle-name", f"{car.owner}s-car", "--public")
         agreed = ("--accept-terms", "--yes", "--vehicle", f"scripted:{script}")
         self.client(car, "join", self.url, *names, *agreed)
-        self.client(car, "config", "set", "limits.duty", f"{duty:g}")
 
     def _home(self, car: Car) -> Path:
         return self.folder / car.owner

@@ -60,6 +60,21 @@ def cut(facts: ModelFacts, rows: int, wishes: Wishes, usual_rows_per_unit: int) 
     return Cut(rows, _rows_per_step(facts, wishes.rows_per_step), min(per_unit, rows))
 
 
+def step_note(found: Cut, wishes: Wishes) -> str | None:
+    """What to tell a submitter whose `--step` is not what calls will hold."""
+    wanted = wishes.rows_per_step
+    if wanted is None:
+        return None
+    if found.rows_per_step < wanted:
+        return f"--step {wanted} is cut to {found.rows_per_step}: no more rows fit in one call"
+    if found.rows_per_unit < wanted:
+        return (
+            f"--step {wanted} is more than the {found.rows_per_unit} rows of a unit: "
+            "each call is filled up with rows that nobody needs"
+        )
+    return None
+
+
 def calibration_rows(facts: ModelFacts, rows: int) -> Sequence[int]:
     """The evenly spaced rows that calibrate a model: enough, and no more than one payload holds."""
     count = max(1, min(rows, CALIBRATION_ROWS, _fitting(facts.inputs), _fitting(facts.outputs)))

@@ -39,10 +39,12 @@ REPLICA: Final[Table] = {
     ("reported", "reject"): "invalid",
     ("reported", "doubt"): "inconclusive",  # awaits one more
     ("reported", "drop"): "not_needed",  # its unit failed or was cancelled
+    ("reported", "withdraw"): "returned",  # its vehicle has left
     ("inconclusive", "accept"): "valid",
     ("inconclusive", "reject"): "invalid",
     ("inconclusive", "doubt"): "inconclusive",
     ("inconclusive", "drop"): "not_needed",
+    ("inconclusive", "withdraw"): "returned",
 }
 
 

@@ -7,6 +7,7 @@ whole kFLOP. The states are those of `server.domain.lifecycle`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from workunits.values import (
     BatchId,
@@ -19,13 +20,15 @@ from workunits.values import (
     SessionId,
 )
 
+_NEVER: Final = Milliseconds(0)
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectSecrets:
     """What only this server knows, made once by `init`; `restore` raises the epoch."""
 
     epoch: int
-    ticket_key: bytes  # opens uploads, hides network prefixes
+    ticket_key: bytes  # opens uploads, hides network prefixes and keys that have left
     tie_key: bytes  # orders results that are equally good, so that no vehicle can aim for it
 
 
@@ -60,6 +63,8 @@ class VehicleRow:
     valid: int = 0
     invalid: int = 0
     credit_kflop: int = 0
+    returns: int = 0  # leases handed back within an hour from `returns_since_ms` on
+    returns_since_ms: Milliseconds = _NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class ConsentRow:
     at_ms: Milliseconds
     scopes: str  # space separated
     recorded_ms: Milliseconds
+    request: Digest  # of the enrolment that brought it
 
 
 @dataclass(frozen=True, slots=True)

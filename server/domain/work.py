@@ -156,6 +156,7 @@ class VerdictGiven:
     residual: str | None
     kflop: int
     is_final: bool  # final ones are told to the vehicle
+    code: str | None = None  # why there is none on the result itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,8 @@ class SessionStep:
     reply: bytes
     client: str
     seen_ms: Milliseconds
+    returns: int
+    returns_since_ms: Milliseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,14 @@ Decides how much and how long is read. What the bytes mean is decided after them
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from litestar.types import Receive
 
+from server import settings
+from server.errors import Busy
 from server.http.problems import BodyTooSlow, WrongContentType
 from workunits.errors import LimitExceeded
 
@@ -25,6 +28,43 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 class Gone(Exception):
     """The client went away in the middle of its request: there is nobody to answer."""
+
+
+class Room:
+    """The memory for the bodies of messages, one for all callers. Used from one event loop."""
+
+    def __init__(self, most_bytes: int = settings.BODIES_BYTES) -> None:
+        self._free_bytes = most_bytes
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """One caller's part of it, given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self._free_bytes += share.bytes
+
+    def take(self, more: int) -> None:
+        """Raise `Busy` if there is no room for `more` bytes."""
+        if more > self._free_bytes:
+            raise Busy(
+                "more is being sent to this server than it can hold; send it again in a moment"
+            )
+        self._free_bytes -= more
+
+
+class Share:
+    """What one body takes of a `Room`."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.bytes = 0
+
+    def grow(self, more: int) -> None:
+        """Raises `Busy` as `Room.take` does."""
+        self._room.take(more)
+        self.bytes += more
 
 
 def header(headers: Headers, name: bytes) -> str | None:
@@ -52,10 +92,11 @@ def expect_length(declared: str | None, most: int) -> None:
         raise LimitExceeded(f"body: {declared[:20]} bytes announced, at most {most}")
 
 
-async def whole(receive: Receive, most: int, seconds: float = MESSAGE_S) -> bytes:
-    """The whole body.
+async def whole(receive: Receive, most: int, share: Share, seconds: float = MESSAGE_S) -> bytes:
+    """The whole body, held in `share`.
 
     Raises:
+        Busy: there is no room for it.
         LimitExceeded: more than `most` bytes came; the rest was not read.
         BodyTooSlow: it took longer than `seconds`.
         Gone: the client went away.
@@ -69,6 +110,7 @@ async def whole(receive: Receive, most: int, seconds: float = MESSAGE_S) -> byte
         size += len(piece)
         if size > most:
             raise LimitExceeded(f"body: more than {most} bytes")
+        share.grow(len(piece))
         parts.append(piece)
     return b"".join(parts)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.http.bodies import Room
 from server.http.gathering import Gathering
 from server.http.turns import Turns
 from server.http.uploads import Uploads
+from server.http.writers import Writers
 from server.ports import Blobs, Clock, Database
 from server.services.enrolment import Enrolments
 from server.services.exchange import Arrival
@@ -26,3 +28,6 @@ class Doors:
     uploads: Uploads
     turns: Turns  # one upload at a time and lease
     metadata: Path  # the folder of TUF metadata, served as it is
+    writers: Writers  # threads for what writes
+    room: Room  # memory for request bodies
+    is_behind_proxy: bool = False  # then nobody who asks sits at this machine

@@ -24,7 +24,7 @@ class Front:
     """Gives work requests to their own handler and everything else to the framework."""
 
     def __init__(self, doors: Doors) -> None:
-        self._work = work.WorkRoute(doors.work)
+        self._work = work.WorkRoute(doors.work, doors.room)
         self._others: ASGIApp = framework(doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from server.errors import Outage
 from workunits.values import LeaseId, show
 
 _PIECE_BYTES: Final = 1024 * 1024
@@ -29,9 +30,16 @@ class Partials:
             return 0
 
     def append(self, lease: LeaseId, piece: bytes) -> None:
-        """Add to the end."""
-        with self._path(lease).open("ab") as file:
-            file.write(piece)
+        """Add to the end.
+
+        Raises:
+            Outage: the disk took some of it or nothing; `received` says how much is here.
+        """
+        try:
+            with self._path(lease).open("ab") as file:
+                file.write(piece)
+        except OSError as error:
+            raise Outage(f"upload {show(lease)}: {error.strerror}") from error
 
     def pieces(self, lease: LeaseId) -> Iterator[bytes]:
         """What is here, from the start."""

@@ -1,4 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks: bytes of head, and time to send it."""
+"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks: bytes of head, and time to send it.
+
+Between two requests the time runs too, whatever comes then: uvicorn would stop its own timer at the
+first byte.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_is_here()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_untimed():
+            # The rest of a body that is not wanted any more, or nothing at all: only the head of
+            # another request keeps the connection.
+            self._await_head()
+
     def on_message_begin(self) -> None:
         self._head_bytes = 0
         if self._head_timer is None:
@@ -63,6 +74,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_is_here()
         self.transport.write(_as_http(self._refusal))
         self.transport.close()
+
+    def _is_untimed(self) -> bool:
+        """Whether everything was answered, and no timer would ever end the connection."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.timeout_keep_alive_task is None
+            and self._head_timer is None
+            and not self.transport.is_closing()
+        )
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self.transport.close)

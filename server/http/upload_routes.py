@@ -16,7 +16,7 @@ from litestar.params import FromPath
 from server.http import bodies
 from server.http.api import Asked, Open
 from server.http.uploads import Offer, Received, Uploads, lease_of, offer_of
-from workunits.wire import limits
+from server.http.writers import Writers
 
 # Written at once: large enough that threads and disks are not bothered for each packet.
 _WRITE_BYTES: Final = 1024 * 1024
@@ -29,36 +29,37 @@ async def upload_standing(request: Asked, doors: Open, lease: FromPath[str]) -> 
     uploads = doors.uploads
     await asyncio.to_thread(uploads.admit, named, request.headers.get("authorization"))
     async with doors.turns.of(named):
-        return _json(await asyncio.to_thread(uploads.standing, named))
+        return _json(await doors.writers.run(uploads.standing, named))
 
 
 @patch("/v1/uploads/{lease:str}", status_code=200, request_max_body_size=None)
 async def upload_more(request: Asked, doors: Open, lease: FromPath[str]) -> Response[bytes]:
     """The next bytes of an upload."""
     named, headers = lease_of(lease), request.headers
-    await asyncio.to_thread(doors.uploads.admit, named, headers.get("authorization"))
+    uploads = doors.uploads
+    held = await asyncio.to_thread(uploads.admit, named, headers.get("authorization"))
     offer = offer_of(
         named,
         headers.get("upload-offset"),
         headers.get("upload-length"),
         headers.get("upload-digest"),
     )
-    bodies.expect_length(headers.get("content-length"), limits.TENSOR_PAYLOAD_BYTES)
+    await asyncio.to_thread(uploads.expect_size, held, offer.size)
     async with doors.turns.of(named):
-        return _json(await _take(request, doors.uploads, offer))
+        return _json(await _take(request, uploads, doors.writers, offer))
 
 
-async def _take(request: Asked, uploads: Uploads, offer: Offer) -> Received:
-    begun = await asyncio.to_thread(uploads.begin, offer)
+async def _take(request: Asked, uploads: Uploads, writers: Writers, offer: Offer) -> Received:
+    begun = await writers.run(uploads.begin, offer)
     if begun.complete:
         return begun
     bodies.expect_length(request.headers.get("content-length"), offer.size - offer.offset)
     try:
         await _keep(request, uploads, offer)
     finally:
-        standing = await asyncio.to_thread(uploads.touch, offer)
+        standing = await writers.run(uploads.touch, offer)
     if standing.received == offer.size:
-        return await asyncio.to_thread(uploads.finish, offer)
+        return await writers.run(uploads.finish, offer)
     return standing
 
 

@@ -1,7 +1,8 @@
 """Outputs too large for a message: resumable uploads, each opened by the ticket of its lease.
 
-Decides who may upload (the ticket), at which byte it goes on, and when it is complete: all bytes are
-here, their digest is the announced one, and the blob is durable. Whether the result is any good is
+Decides who may upload (the ticket) and how much (what the unit's program gives, to the byte), at which
+byte it goes on, and when it is complete: all bytes are here, their digest is the announced one, and the
+blob is durable. Whether the result is any good is
 not its business. One upload at a time and lease; the caller keeps that order.
 """
 
@@ -14,16 +15,21 @@ from typing import Final
 
 import msgspec
 
+from server import settings
 from server.domain.names import output_blob
 from server.domain.records import UploadRow
+from server.domain.reports import taken_until
+from server.domain.work import HeldRow
 from server.errors import Conflict, Forbidden, NotFound, Refused
 from server.http.partials import Partials
 from server.http.problems import WrongOffset
 from server.ports import Blobs, Clock, Database
+from server.services.manifests import Manifests
 from server.services.replies import ticket
-from workunits.errors import LimitExceeded
+from server.services.uploaded import expect_size, forget_unnamed
+from workunits.errors import BadDigest, LimitExceeded
 from workunits.trust import digests
-from workunits.values import DIGEST_BYTES, ID_BYTES, Digest, LeaseId
+from workunits.values import DIGEST_BYTES, ID_BYTES, Digest, LeaseId, Milliseconds
 from workunits.wire import limits
 
 _SCHEME: Final = "ticket "
@@ -104,15 +110,27 @@ class Uploads:
         self._partials = partials
         self._clock = clock
         self._ticket_key = ticket_key
+        self._manifests = Manifests(blobs)
 
-    def admit(self, lease: LeaseId, authorization: str | None) -> None:
-        """Raise `Forbidden` or `LeaseEnded` unless this lease may upload now."""
+    def admit(self, lease: LeaseId, authorization: str | None) -> HeldRow:
+        """The lease, which may upload now.
+
+        Raises:
+            Forbidden, LeaseEnded: it may not.
+        """
         if not ticket_opens(self._ticket_key, lease, authorization):
             raise Forbidden("the ticket does not open this upload; it stands in the lease")
         with self._database.reading() as repositories:
             held = repositories.replicas.by_leases([lease]).get(lease)
-        if held is None or held.state not in _AWAITED:
+        if held is None or not _is_awaited(held, self._clock.now_ms()):
             raise LeaseEnded("the result of this lease is not awaited any more")
+        return held
+
+    def expect_size(self, held: HeldRow, size: int) -> None:
+        """Raise `WrongSize` unless the output of this lease's unit has exactly this size."""
+        with self._database.reading() as repositories:
+            batch = repositories.batches.by_ids([held.batch_id])[held.batch_id]
+        expect_size(self._manifests.manifest(batch.manifest), held.rows, size)
 
     def standing(self, lease: LeaseId) -> Received:
         """How far the upload is; one that stopped just before its end is completed here."""
@@ -120,7 +138,7 @@ class Uploads:
         if row is None:
             return Received(0, 0, False)
         if row.is_complete:
-            return Received(row.size, row.size, True)
+            return self._complete(row)
         received = self._partials.received(lease)
         if received == row.size:
             return self.finish(Offer(lease, received, row.size, row.digest))
@@ -135,9 +153,10 @@ class Uploads:
         """
         row = self._row(offer.lease)
         if row is None or (row.digest, row.size) != (offer.digest, offer.size):
-            return self._begin_anew(offer)
+            return self._begin_anew(offer, row)
         if row.is_complete:
-            return Received(offer.size, offer.size, True)
+            complete = self._complete(row)
+            return complete if complete.complete else self._begin_anew(offer, row)
         received = self._partials.received(offer.lease)
         if offer.offset != received:
             raise WrongOffset(f"{received} bytes are here; go on there", received)
@@ -152,14 +171,16 @@ class Uploads:
 
         Raises:
             BadDigest: what came is something else; it is thrown away.
+            Outage: the disk is full or broken; the part stays and this may be repeated.
         """
         try:
             self._blobs.put_stream(output_blob(offer.digest), self._checked(offer))
-        finally:
-            # Faulty bytes go at once; good ones are a blob by now. After a crash in between the
-            # part is still here and `standing` repeats this.
+        except BadDigest:
             self._partials.discard(offer.lease)
+            raise
         self._note(offer, is_complete=True)
+        # Last of all: until here a crash or an outage costs nobody the bytes that came.
+        self._partials.discard(offer.lease)
         return Received(offer.size, offer.size, True)
 
     def touch(self, offer: Offer) -> Received:
@@ -167,12 +188,22 @@ class Uploads:
         self._note(offer, is_complete=False)
         return Received(self._partials.received(offer.lease), offer.size, False)
 
-    def _begin_anew(self, offer: Offer) -> Received:
+    def _begin_anew(self, offer: Offer, former: UploadRow | None) -> Received:
+        """One payload for each lease: what it sent before goes, unless somebody's result names it."""
         if offer.offset != 0:
             raise WrongOffset("nothing of this payload is here; begin at 0", 0)
         self._partials.discard(offer.lease)
-        self._note(offer, is_complete=False)
+        with self._database.transaction() as repositories:
+            repositories.uploads.put(self._noted(offer, is_complete=False))
+            if former is not None:
+                forget_unnamed(repositories, self._blobs, [former.digest])
         return Received(0, offer.size, False)
+
+    def _complete(self, row: UploadRow) -> Received:
+        """A finished upload; when its blob is gone from the disk, nothing of it is here."""
+        self._partials.discard(row.lease_id)  # left by a crash at the very end
+        is_here = self._blobs.size(output_blob(row.digest)) == row.size
+        return Received(row.size if is_here else 0, row.size, is_here)
 
     def _checked(self, offer: Offer) -> Iterator[bytes]:
         running = digests.streamed_tensors()
@@ -186,9 +217,15 @@ class Uploads:
             return repositories.uploads.get(lease)
 
     def _note(self, offer: Offer, *, is_complete: bool) -> None:
-        row = UploadRow(offer.lease, offer.digest, offer.size, is_complete, self._clock.now_ms())
         with self._database.transaction() as repositories:
-            repositories.uploads.put(row)
+            repositories.uploads.put(self._noted(offer, is_complete=is_complete))
+
+    def _noted(self, offer: Offer, *, is_complete: bool) -> UploadRow:
+        return UploadRow(offer.lease, offer.digest, offer.size, is_complete, self._clock.now_ms())
+
+
+def _is_awaited(held: HeldRow, now: Milliseconds) -> bool:
+    return held.state in _AWAITED and now <= taken_until(held, settings.LATE_SHARE)
 
 
 def _number(name: str, text: str | None) -> int:

@@ -27,8 +27,9 @@ _HeaderList = list[tuple[bytes, bytes]]
 class WorkRoute:
     """Answers work requests by way of the gathering."""
 
-    def __init__(self, gathering: Gathering[Arrival, bytes]) -> None:
+    def __init__(self, gathering: Gathering[Arrival, bytes], room: bodies.Room) -> None:
         self._gathering = gathering
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -43,18 +44,20 @@ class WorkRoute:
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]
             raise problems.WrongMethod("POST")
-        raw = await message_body(scope, receive)
-        return await self._gathering.ask(arrival_of(raw))
+        # The room is taken until the answer: what waits for its turn holds its attachments.
+        with self._room.share() as share:
+            raw = await message_body(scope, receive, share)
+            return await self._gathering.ask(arrival_of(raw))
 
 
-async def message_body(scope: Scope, receive: Receive) -> bytes:
-    """The packed message that a request carries, within its limits."""
+async def message_body(scope: Scope, receive: Receive, share: bodies.Share) -> bytes:
+    """The packed message that a request carries, within its limits, held in `share`."""
     headers = scope["headers"]
     bodies.expect_message_type(
         bodies.header(headers, b"content-type"), bodies.header(headers, b"content-encoding")
     )
     bodies.expect_length(bodies.header(headers, b"content-length"), limits.MESSAGE_BYTES)
-    return await bodies.whole(receive, limits.MESSAGE_BYTES)
+    return await bodies.whole(receive, limits.MESSAGE_BYTES, share)
 
 
 def arrival_of(raw: bytes) -> Arrival:

@@ -83,7 +83,8 @@ class Carrier:
         for digest in answer.inputs:
             yield stored.get(digest) or self._inputs.get(digest)
         for digest in answer.manifests:
-            yield self._manifests.packed(digest)
+            # A repeated reply may name one that has been damaged since; the vehicle asks for it.
+            yield self._manifests.packed(digest) if self._manifests.find(digest) else None
 
     def _small_blob(self, digest: Digest) -> bytes | None:
         name = names.public_blob(digest)

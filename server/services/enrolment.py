@@ -1,24 +1,24 @@
 """Owners and vehicles come and go: joining, recovering, leaving, erasing (PROTOCOL 5).
 
-Joining is idempotent by key: the same key asks again and gets the same answer. The owner's code is
-made by the client; here only its digest is known.
+Joining is idempotent by key: the same key asks again and gets the same answer. An enrolment that was
+followed by another counts no more, so that nobody can bring an old session back. The owner's code
+is made by the client; here only its digest is known. What leaving ends is `departing`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
 
 from server import settings
-from server.domain import lifecycle, pseudonyms
+from server.domain import pseudonyms
 from server.domain.records import ConsentRow, OwnerRow, VehicleRow
-from server.domain.work import DepartureRow, ReplicaEnd
+from server.domain.work import DepartureRow
 from server.errors import Conflict, Forbidden, Refused, TooMany
 from server.ports import Clock, Database, Randomness, Repositories, Sealer
-from server.services.settling import Ended, see_to_units
+from server.services.departing import KeyHasLeft, depart, expect_not_left, give_back
 from workunits.trust import digests, roles
 from workunits.values import ID_BYTES, Digest, KeyId, Milliseconds, OwnerId
 from workunits.wire import codec, limits
@@ -80,7 +80,7 @@ class Enrolments:
         if network is not None:
             self._count_attempt(request, network, now)
         with self._database.transaction() as repos:
-            vehicle, owner = self._vehicle(repos, request, now)
+            vehicle, owner = self._vehicle(repos, request, digest, now)
             epoch = repos.meta.secrets().epoch
         enrolled = Enrolled(
             in_reply_to=digest,
@@ -94,16 +94,21 @@ class Enrolments:
 
     def leave(self, request: Departure, digest: Digest) -> Envelope:
         """A vehicle leaves; with `erase` its owner and all their vehicles too. Asked again, the
-        stored confirmation is given again."""
+        stored confirmation is given again; one that changes nothing is not stored.
+
+        Raises:
+            UnknownKey: no vehicle of this project has or had this key.
+        """
         now = self._clock.now_ms()
-        departed = Departed(in_reply_to=digest, server_time=now, erased=request.erase)
         with self._database.transaction() as repos:
             known = repos.joining.departure(digest)
             if known is not None:
                 return codec.unpack(known.reply, Envelope, most=limits.MESSAGE_BYTES)
+            left = depart(repos, request, now, self._randomness)
+            departed = Departed(in_reply_to=digest, server_time=now, erased=left.erased)
             sealed = self._sealer.seal(departed, roles.DEPARTED)
-            self._depart(repos, digests.of_key(request.key), request.erase, now)
-            repos.joining.add_departure(DepartureRow(digest, codec.pack(sealed), now))
+            if left.is_news:
+                repos.joining.add_departure(DepartureRow(digest, codec.pack(sealed), now))
         return sealed
 
     def _check(self, request: Enrolment) -> None:
@@ -129,16 +134,17 @@ class Enrolments:
             repos.joining.note_attempt(prefix, now)
 
     def _vehicle(
-        self, repos: Repositories, request: Enrolment, now: Milliseconds
+        self, repos: Repositories, request: Enrolment, digest: Digest, now: Milliseconds
     ) -> tuple[VehicleRow, OwnerRow]:
         name = pseudonyms.clean(request.vehicle_name, "vehicle")
         key_id = digests.of_key(request.key)
         known = repos.vehicles.by_ids([key_id]).get(key_id)
         if known is not None:
-            return self._again(repos, known, request, name, now)
+            return self._again(repos, known, request, digest, name, now)
+        expect_not_left(repos, key_id)
         owner = self._owner(repos, request, key_id, now)
         vehicle = _new_vehicle(request, key_id, owner.id, name, now)
-        repos.vehicles.add(vehicle, _consent(request, key_id, now))
+        repos.vehicles.add(vehicle, _consent(request, digest, key_id, now))
         return vehicle, owner
 
     def _again(
@@ -146,18 +152,20 @@ class Enrolments:
         repos: Repositories,
         known: VehicleRow,
         request: Enrolment,
+        digest: Digest,
         name: str,
         now: Milliseconds,
     ) -> tuple[VehicleRow, OwnerRow]:
         """A known key: the same answer, and its session begins anew if it brings another one."""
+        if known.state == "retired":
+            raise KeyHasLeft("this key was retired; make a new key: join in a new directory")
         owner = repos.owners.by_code(digests.of_owner_code(request.owner.code))
         if owner is None or owner.id != known.owner_id:
             raise Forbidden("this key belongs to another owner; check the recovery code")
-        if known.state == "retired":
-            raise Forbidden("this key was retired; join again with a new one")
-        if request.session == known.session:
+        was_taken, is_last = repos.vehicles.enrolments(known.id, digest)
+        if is_last or request.session == known.session:
             return known, owner
-        if repos.vehicles.is_retired(known.id, request.session):
+        if was_taken or repos.vehicles.is_retired(known.id, request.session):
             raise Conflict("this session has ended; begin a new one")
         fresh = _new_vehicle(request, known.id, owner.id, name, now)
         vehicle = replace(
@@ -165,7 +173,7 @@ class Enrolments:
             seq=fresh.seq, last_digest=fresh.last_digest, last_reply=None, nonce=None,
         )  # fmt: skip
         repos.vehicles.retire_session(known.id, known.session, now)
-        repos.vehicles.enrol_again(vehicle, _consent(request, known.id, now))
+        repos.vehicles.enrol_again(vehicle, _consent(request, digest, known.id, now))
         return vehicle, owner
 
     def _owner(
@@ -216,18 +224,6 @@ class Enrolments:
                 return name
         raise Conflict("no free pseudonym was found; choose one with --name")
 
-    def _depart(self, repos: Repositories, vehicle: KeyId, erase: bool, now: Milliseconds) -> None:
-        known = repos.vehicles.by_ids([vehicle]).get(vehicle)
-        if known is None:
-            return  # nothing of it is kept, so what was asked for holds
-        if erase:
-            leaving = [one.id for one in repos.vehicles.of_owner(known.owner_id)]
-            _end_leases(repos, leaving, now)
-            repos.owners.erase(known.owner_id, pseudonyms.erased(self._randomness.token(8)))
-        elif known.state != "retired":
-            _end_leases(repos, [vehicle], now)
-            repos.vehicles.set_state(vehicle, known.state, "retired", "its owner left with it")
-
 
 def _new_vehicle(
     request: Enrolment, key_id: KeyId, owner: OwnerId, name: str, now: Milliseconds
@@ -250,7 +246,7 @@ def _new_vehicle(
     )
 
 
-def _consent(request: Enrolment, vehicle: KeyId, now: Milliseconds) -> ConsentRow:
+def _consent(request: Enrolment, digest: Digest, vehicle: KeyId, now: Milliseconds) -> ConsentRow:
     consent = request.consent
     return ConsentRow(
         vehicle_id=vehicle,
@@ -259,6 +255,7 @@ def _consent(request: Enrolment, vehicle: KeyId, now: Milliseconds) -> ConsentRo
         at_ms=consent.at,
         scopes=" ".join(consent.scopes),
         recorded_ms=now,
+        request=digest,
     )
 
 
@@ -277,7 +274,7 @@ def _retire_lost(repos: Repositories, owner: OwnerId, lost: str | None, now: Mil
         names = ", ".join(f"{one.name} ({one.id.hex()[:8]})" for one in vehicles)
         raise Conflict(f"say which vehicle was lost, by name or key: {names or 'there is none'}")
     for vehicle in meant:
-        _end_leases(repos, [vehicle.id], now)
+        give_back(repos, [vehicle.id], now)
         repos.vehicles.set_state(
             vehicle.id, vehicle.state, "retired", "replaced by its owner on a new computer"
         )
@@ -286,25 +283,3 @@ def _retire_lost(repos: Repositories, owner: OwnerId, lost: str | None, now: Mil
 def _is_called(vehicle: VehicleRow, called: str) -> bool:
     by_key = len(called) >= 8 and vehicle.id.hex().startswith(called.lower())
     return by_key or pseudonyms.key(vehicle.name) == pseudonyms.key(called)
-
-
-def _end_leases(repos: Repositories, vehicles: Sequence[KeyId], now: Milliseconds) -> None:
-    """What the vehicles held goes back for others, and costs their units nothing."""
-    ended: dict[int, Ended] = {}
-    ends = []
-    for held in repos.replicas.held_by(vehicles):
-        ends.append(
-            ReplicaEnd(
-                id=held.id,
-                old=held.state,
-                new=lifecycle.after(lifecycle.REPLICA, held.state, "return"),
-                code="vehicle_left",
-                detail=None,
-                ended_ms=now,
-                frees_owner=True,
-            )
-        )
-        before = ended.get(held.unit_id, Ended())
-        ended[held.unit_id] = Ended(before.errors, before.returned + 1)
-    repos.replicas.end(ends)
-    see_to_units(repos, ended, now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,15 +18,18 @@ from itertools import chain
 from server import settings
 from server.domain import holding, sessions
 from server.domain.records import BatchRow, ProjectSecrets, VehicleRow
+from server.domain.returns import Returns, handed_back
 from server.domain.sessions import Course
 from server.domain.work import HeldRow, SessionStep, UntoldVerdict
+from server.errors import Damaged, NotFound
 from server.ports import Blobs, Clock, Database, Randomness, Repositories, Sealer
 from server.services.attachments import Answer, Carrier, with_attachments
 from server.services.intake import Delivery, Intake
 from server.services.leasing import Ask, Granted, Leasing
 from server.services.manifests import Manifests
-from server.services.replies import Replies, Work, upgrade, verdict
+from server.services.replies import Replies, Work, rests_until, upgrade, verdict
 from server.services.resyncing import Resyncing
+from workunits.errors import ContractError
 from workunits.trust import digests, roles
 from workunits.values import Digest, KeyId, LeaseId, Milliseconds
 from workunits.wire import codec, limits
@@ -96,7 +100,7 @@ class Exchange:
         now = self._clock.now_ms()
         answers: dict[int, Answer] = {}
         try:
-            with self._database.transaction() as repos:
+            with _own_data(), self._database.transaction() as repos:
                 for places in _rounds(arrivals):
                     answers.update(self._round(repos, arrivals, places, secrets, now))
         except BaseException:
@@ -107,7 +111,8 @@ class Exchange:
 
     def carry(self, answers: Sequence[Answer]) -> list[bytes]:
         """The packed Message of each answer, with its attachments; reads only."""
-        return self._carrier.carry(answers)
+        with _own_data():
+            return self._carrier.carry(answers)
 
     def _round(
         self,
@@ -175,7 +180,7 @@ class Exchange:
             )
             envelope = self._sealer.seal(reply, roles.REPLY)
             answers[turn.place] = with_attachments(envelope, reply, turn.arrival.request.wish)
-            steps.append(_session_step(turn, envelope, now))
+            steps.append(_session_step(turn, work.returns, envelope, now))
             if turn.arrival.request.session != turn.vehicle.session:
                 repos.vehicles.retire_session(turn.vehicle.id, turn.vehicle.session, now)
         repos.vehicles.advance(steps)
@@ -198,7 +203,8 @@ class Exchange:
             for turn in turns
         ]
         receipts = self._intake.take(repos, deliveries, held, now)
-        leases = self._lease(repos, turns, now)
+        returns = [_returns(turn, held, now) for turn in turns]
+        leases = self._lease(repos, turns, returns, now)
         return [
             Work(
                 receipts=receipts[at],
@@ -208,6 +214,7 @@ class Exchange:
                 ),
                 aborts=aborts[at],
                 verdicts=verdicts[at],
+                returns=returns[at],
             )
             for at in range(len(turns))
         ]
@@ -231,21 +238,43 @@ class Exchange:
                 rows[turn.vehicle.id] if turn.begins else (), turn.arrival.request, batches, now
             )
             repos.replicas.end(closed)
-            found.append([(row, batches[row.batch_id]) for row in offered])
+            # Without its manifest or tree a lease says nothing; it stays held until the disk is mended.
+            found.append(
+                [
+                    (row, batches[row.batch_id])
+                    for row in offered
+                    if self._manifests.is_sound(batches[row.batch_id])
+                ]
+            )
         return found
 
     def _lease(
-        self, repos: Repositories, turns: Sequence[_Turn], now: Milliseconds
+        self,
+        repos: Repositories,
+        turns: Sequence[_Turn],
+        returns: Sequence[Returns],
+        now: Milliseconds,
     ) -> list[tuple[Granted, ...]]:
         asking = {
             at: Ask(turn.vehicle, turn.arrival.request.wish)
             for at, turn in enumerate(turns)
-            if turn.arrival.request.wish is not None and turn.vehicle.state == "active"
+            if turn.arrival.request.wish is not None
+            and turn.vehicle.state == "active"
+            and rests_until(returns[at], now) is None
         }
         given = dict(
             zip(asking, self._leasing.lease(repos, list(asking.values()), now), strict=True)
         )
         return [given.get(at, ()) for at in range(len(turns))]
+
+
+@contextmanager
+def _own_data() -> Iterator[None]:
+    """Arrivals are verified before they come here: what cannot be read now, this server stored."""
+    try:
+        yield
+    except (NotFound, ContractError) as error:
+        raise Damaged(f"stored data: {error}") from error
 
 
 def _rounds(arrivals: Sequence[Arrival]) -> Iterator[list[int]]:
@@ -297,7 +326,17 @@ def _tell(repos: Repositories, turns: Sequence[_Turn]) -> list[tuple[Verdict, ..
     return [tuple(verdict(row) for row in untold[vehicle]) for vehicle in vehicles]
 
 
-def _session_step(turn: _Turn, envelope: Envelope, now: Milliseconds) -> SessionStep:
+def _returns(turn: _Turn, held: Mapping[LeaseId, HeldRow], now: Milliseconds) -> Returns:
+    """The vehicle's count with what this request hands back."""
+    vehicle = turn.vehicle
+    more = handed_back(turn.arrival.request.reports, held, vehicle.id)
+    before = Returns(vehicle.returns, vehicle.returns_since_ms)
+    return before.plus(more, now, settings.HOUR_MS)
+
+
+def _session_step(
+    turn: _Turn, returns: Returns, envelope: Envelope, now: Milliseconds
+) -> SessionStep:
     request = turn.arrival.request
     return SessionStep(
         vehicle_id=turn.vehicle.id,
@@ -309,6 +348,8 @@ def _session_step(turn: _Turn, envelope: Envelope, now: Milliseconds) -> Session
         reply=codec.pack(envelope),
         client=request.client,
         seen_ms=now,
+        returns=returns.count,
+        returns_since_ms=returns.since_ms,
     )
 
 

@@ -182,8 +182,13 @@ class Leasing:
         return taken
 
     def _suits(self, wish: Wish, batch: BatchRow, now: Milliseconds) -> bool:
-        """Whether there is time for a lease and room for the model."""
+        """Whether there is time for a lease and room for the model, and the batch is whole.
+
+        A batch with a damaged manifest or tree is passed over, so that the others go on.
+        """
         if duration_s(batch.lease_s, batch.deadline_ms, now) == 0:
+            return False
+        if not self._manifests.is_sound(batch):
             return False
         manifest = self._manifests.manifest(batch.manifest)
         return manifest.program.model in wish.models or manifest.model_bytes <= wish.free_disk

@@ -137,6 +137,7 @@ class Models:
             None,
             sample.rows,
             is_portable_exact=facts.is_portable_exact,
+            numbers=sample.numbers,
         )
         return msgspec.structs.replace(
             facts, calibration=Calibration(rows=sample.rows, rules=rules)

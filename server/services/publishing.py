@@ -8,7 +8,7 @@ decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -68,6 +68,7 @@ class Estimate:
     cut: Cut
     quorum: int
     kflop: int  # of one pass over all rows
+    is_run: bool  # whether submitting runs the model on some of the rows, to calibrate
 
     @property
     def replicas(self) -> int:
@@ -111,22 +112,29 @@ class Publishing:
     randomness: Randomness
 
     def estimate(self, submission: Submission) -> Estimate:
-        """What the batch would come to; nothing is stored.
+        """What the batch would come to; all rows are read once, nothing is run or stored.
 
         Raises:
             NotFound, Conflict, Refused, DataRefused
         """
         checked = self._check(submission)
+        _shared_payload(checked)
+        for _ in _whole_blocks(checked):
+            pass
         kflop = checked.facts.kflop_per_row * checked.cut.rows
-        return Estimate(checked.cut, submission.quorum, kflop)
+        is_run = checked.facts.calibration is None
+        return Estimate(checked.cut, submission.quorum, kflop, is_run)
 
-    def submit(self, submission: Submission) -> BatchRow:
-        """Publish the batch and give it as it stands.
+    def submit(
+        self, submission: Submission, on_cut: Callable[[Cut], None] = lambda cut: None
+    ) -> BatchRow:
+        """Publish the batch and give it as it stands; `on_cut` hears first how it is cut.
 
         Raises:
             NotFound, Conflict, Refused, DataRefused, GraphRefused: nothing was published.
         """
         checked = self._check(submission)
+        on_cut(checked.cut)
         stored = self._store(checked)
         manifest = self._manifest(checked, stored)
         raw = codec.pack(self.sealer.seal(manifest, roles.MANIFEST))
@@ -150,7 +158,8 @@ class Publishing:
 
     def _store(self, checked: _Checked) -> _Stored:
         batch = BatchId(self.randomness.token(ID_BYTES))
-        sample = RowSample(cutting.calibration_rows(checked.facts, checked.cut.rows))
+        starts = cutting.calibration_rows(checked.facts, checked.cut.rows)
+        sample = RowSample(starts, prefers_finite=True)
         shared = _shared_payload(checked)
         payloads = PayloadStore(self.database, self.blobs)
         always = () if shared is None else (payloads.add("unit", shared),)
@@ -194,6 +203,8 @@ class Publishing:
                 stored.shared,
                 stored.sample.rows,
                 is_portable_exact=checked.facts.is_portable_exact,
+                numbers=stored.sample.numbers,
+                leaves_out=True,
             )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from server import settings
 from server.domain.records import BatchRow, ProjectSecrets, VehicleRow
+from server.domain.returns import Returns
 from server.domain.work import HeldRow, UntoldVerdict
 from server.services.leasing import Granted
 from server.services.manifests import Manifests
@@ -41,6 +42,7 @@ class Work:
     leases: tuple[Lease, ...]
     aborts: tuple[Abort, ...]
     verdicts: tuple[Verdict, ...]
+    returns: Returns
 
 
 class Replies:
@@ -69,7 +71,7 @@ class Replies:
             verdicts=work.verdicts,
             leases=work.leases,
             aborts=work.aborts,
-            notice=_notice(vehicle),
+            notice=_notice(vehicle, work.returns, now),
         )
 
     def granted(self, granted: Granted, secrets: ProjectSecrets) -> Lease:
@@ -98,7 +100,7 @@ class Replies:
             lease=lease,
             manifest=batch.manifest,
             unit=body,
-            proof=self._manifests.proof(batch.tree, idx, batch.units),
+            proof=self._manifests.proof(batch, idx),
             duration_s=duration_s,
             ticket=ticket(secrets.ticket_key, lease),
         )
@@ -123,8 +125,23 @@ def upgrade(request: Digest, now: Milliseconds) -> UpgradeRequired:
     )
 
 
-def _notice(vehicle: VehicleRow) -> str | None:
+def rests_until(returns: Returns, now: Milliseconds) -> Milliseconds | None:
+    """Until when a vehicle that handed back too much gets nothing new."""
+    return returns.rests_until(settings.RETURNS_PER_HOUR, now, settings.HOUR_MS)
+
+
+def _notice(vehicle: VehicleRow, returns: Returns, now: Milliseconds) -> str | None:
     if vehicle.state == "active":
-        return None
+        return _rest(returns, now)
     reason = f": {vehicle.state_reason}" if vehicle.state_reason else ""
     return f"this vehicle is {vehicle.state} and gets no work{reason}"[: limits.TEXT_CHARS]
+
+
+def _rest(returns: Returns, now: Milliseconds) -> str | None:
+    until = rests_until(returns, now)
+    if until is None:
+        return None
+    return (
+        f"this vehicle handed back {returns.count} units within an hour "
+        f"and gets new ones in {-(-(until - now) // 60_000)} min"
+    )

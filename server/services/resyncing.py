@@ -1,7 +1,7 @@
 """Sessions that do not fit: the way back for an honest client, the sign of a cloned key (PROTOCOL 8.5).
 
 A resync changes nothing but the nonce that is offered, and under a retired session the count of
-signs; the third in a day quarantines the vehicle.
+signs; the third different one in a day quarantines the vehicle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Resyncing:
         is_clone: bool,
     ) -> Answer:
         if is_clone:
-            self._note_clone(repos, vehicle, now)
+            self._note_clone(repos, vehicle, request, now)
         resync = Resync(
             in_reply_to=request,
             server_time=now,
@@ -54,8 +54,11 @@ class Resyncing:
         repos.vehicles.offer_nonce(vehicle.id, nonce)
         return nonce
 
-    def _note_clone(self, repos: Repositories, vehicle: VehicleRow, now: Milliseconds) -> None:
+    def _note_clone(
+        self, repos: Repositories, vehicle: VehicleRow, request: Digest, now: Milliseconds
+    ) -> None:
+        """A client repeats what had no answer, so that the same request is the same sign."""
         since = Milliseconds(now - settings.CLONE_SIGNS_KEPT_MS)
-        signs = repos.vehicles.sign_of_clone(vehicle.id, now, since)
+        signs = repos.vehicles.sign_of_clone(vehicle.id, request, now, since)
         if signs >= settings.CLONE_SIGNS_TO_QUARANTINE and vehicle.state == "active":
             repos.vehicles.set_state(vehicle.id, "active", "quarantined", CLONED)

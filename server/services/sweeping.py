@@ -9,8 +9,9 @@ from server import settings
 from server.domain import lifecycle
 from server.domain.records import BatchRow
 from server.domain.work import HeldRow, ReplicaEnd, UnitChange
-from server.ports import Database, Repositories, UploadFiles
+from server.ports import Blobs, Database, Repositories, UploadFiles
 from server.services.settling import Ended, see_to_units
+from server.services.uploaded import forget_unnamed
 from workunits.values import Milliseconds
 
 # How the open units of an ended batch end; a completed or failed batch has none.
@@ -18,9 +19,10 @@ _UNIT_EVENT = {"cancelled": "cancel", "expired": "fail"}
 
 
 class Sweeping:
-    def __init__(self, database: Database, uploads: UploadFiles) -> None:
+    def __init__(self, database: Database, uploads: UploadFiles, blobs: Blobs) -> None:
         self._database = database
         self._uploads = uploads
+        self._blobs = blobs
 
     def end_leases(self, now: Milliseconds) -> int:
         """Leases past their deadline are lost; their units get another replica."""
@@ -46,17 +48,20 @@ class Sweeping:
             return sum(_close_block(repos, batch, now) for batch in ended)
 
     def drop_uploads(self, now: Milliseconds) -> int:
-        """Uploads that nobody has touched for long."""
+        """Uploads that nobody has touched for long, and those that no report can name any more."""
         before = Milliseconds(now - settings.UPLOADS_KEPT_MS)
         with self._database.transaction() as repos:
-            left = repos.uploads.untouched(before, settings.LEASES_PER_SWEEP)
-            repos.uploads.delete([upload.lease_id for upload in left])
-        for upload in left:
-            self._uploads.discard(upload.lease_id)
+            found = repos.uploads.untouched(before, settings.LEASES_PER_SWEEP)
+            found += repos.uploads.not_awaited(settings.LEASES_PER_SWEEP)
+            left = {upload.lease_id: upload for upload in found}
+            repos.uploads.delete(sorted(left))
+            forget_unnamed(repos, self._blobs, [upload.digest for upload in left.values()])
+        for lease in left:
+            self._uploads.discard(lease)
         return len(left)
 
     def forget(self, now: Milliseconds) -> int:
-        """Sessions, attempts and signs that have served their time."""
+        """Sessions, attempts, signs and confirmations that have served their time."""
         with self._database.transaction() as repos:
             gone = repos.housekeeping.forget_sessions(
                 Milliseconds(now - settings.RETIRED_SESSIONS_KEPT_MS)
@@ -64,6 +69,9 @@ class Sweeping:
             gone += repos.housekeeping.forget_attempts(Milliseconds(now - settings.HOUR_MS))
             gone += repos.housekeeping.forget_clone_signs(
                 Milliseconds(now - settings.CLONE_SIGNS_KEPT_MS)
+            )
+            gone += repos.housekeeping.forget_departures(
+                Milliseconds(now - settings.DEPARTURES_KEPT_MS)
             )
         return gone
 

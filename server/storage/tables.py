@@ -73,6 +73,9 @@ vehicles = Table(
     Column("valid", Integer, nullable=False, server_default="0"),
     Column("invalid", Integer, nullable=False, server_default="0"),
     Column("credit_kflop", BigInteger, nullable=False, server_default="0"),
+    # Leases handed back within an hour from then on; a vehicle that only takes and returns rests.
+    Column("returns", Integer, nullable=False, server_default="0"),
+    Column("returns_since_ms", BigInteger, nullable=False, server_default="0"),
     Index("vehicles_by_owner", "owner_id"),
 )
 
@@ -90,8 +93,9 @@ clone_signs = Table(
     metadata,
     Column("id", _Key, primary_key=True),
     Column("vehicle_id", LargeBinary, nullable=False),
+    Column("request", LargeBinary, nullable=False),  # digest; repeated, it is the same sign
     Column("at_ms", BigInteger, nullable=False),
-    Index("clone_signs_by_vehicle", "vehicle_id", "at_ms"),
+    UniqueConstraint("vehicle_id", "request"),
     Index("clone_signs_by_age", "at_ms"),
 )
 
@@ -105,7 +109,9 @@ consents = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("scopes", Text, nullable=False),  # space separated
     Column("recorded_ms", BigInteger, nullable=False),
-    Index("consents_by_vehicle", "vehicle_id"),
+    # Digest of the enrolment that brought it: one that was followed by another counts no more.
+    Column("request", LargeBinary, nullable=False),
+    UniqueConstraint("vehicle_id", "request"),
 )
 
 # Signed confirmations to repeat; they name nobody.
@@ -114,6 +120,15 @@ departures = Table(
     metadata,
     Column("request", LargeBinary, primary_key=True),
     Column("reply", LargeBinary, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Index("departures_by_age", "at_ms"),
+)
+
+# Keys of erased vehicles as keyed hashes: none of them may come back as somebody else.
+left_keys = Table(
+    "left_keys",
+    metadata,
+    Column("mark", LargeBinary, primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
 )
 
@@ -234,8 +249,16 @@ replicas = Table(
           postgresql_where=text("state = 'leased'")),
     Index("replicas_held", "vehicle_id", sqlite_where=text("state = 'leased'"),
           postgresql_where=text("state = 'leased'")),
+    # For leaving only: the results that wait and, with erase, every trace of the key. It is written
+    # once in a replica's life, and never when it is leased.
+    Index("replicas_of_vehicle", "vehicle_id",
+          sqlite_where=text("state <> 'leased' AND vehicle_id IS NOT NULL"),
+          postgresql_where=text("state <> 'leased' AND vehicle_id IS NOT NULL")),
     Index("replicas_untold", "vehicle_id", sqlite_where=text("untold = 1"),
           postgresql_where=text("untold")),
+    # Only what is a blob (`limits.ATTACHMENT_BYTES`): whether it may be deleted is asked of these.
+    Index("replicas_by_large_output", "output", sqlite_where=text("output_size > 65536"),
+          postgresql_where=text("output_size > 65536")),
 )  # fmt: skip
 
 # Inputs and outputs small enough to ride along; larger ones are blobs (`server.domain.names`).

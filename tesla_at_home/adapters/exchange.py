@@ -11,11 +11,15 @@ saves nothing, and closing the socket is then exactly the cancelling of this exc
 from __future__ import annotations
 
 import contextlib
+import io
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import IO, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import requests
@@ -29,6 +33,10 @@ from workunits.wire import limits
 PROBLEM: Final = "application/problem+json"
 _PIECE_BYTES: Final = 64 * limits.KIB
 _WEEK_S: Final = 7 * 86_400
+# What OpenSSL says of a peer that speaks no TLS at all.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+# More than any length; Python itself refuses to read numbers of thousands of digits.
+_LENGTH_DIGITS: Final = 18
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,11 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         body: bytes | Sending | None = None,
         through_proxies: bool = True,
+        traffic: Traffic | None = None,
     ) -> None:
+        self._traffic = traffic or Traffic()
+        if isinstance(body, bytes) and body:
+            body = Sending(io.BytesIO(body), len(body))
         self._request = requests.Request(method, url, headers=dict(headers or {}), data=body)
         self._bounds = bounds
         self._cancel = cancel
@@ -71,7 +83,7 @@ class Exchange:
         self._session = session()
         self._proxies = {} if through_proxies else {"no_proxy": "*"}
         if isinstance(body, Sending):
-            body.hearers.append(self._guard.moved)
+            body.hearers += [self._guard.moved, self._traffic.went]
 
     def __enter__(self) -> Exchange:
         with contextlib.ExitStack() as opened:
@@ -104,7 +116,11 @@ class Exchange:
     def length(self) -> int | None:
         """What the server says the body's length is."""
         said = self.header("Content-Length")
-        return int(said) if said.isascii() and said.isdigit() else None
+        if not (said.isascii() and said.isdigit()):
+            return None
+        if len(said) > _LENGTH_DIGITS:
+            raise Unreachable(f"{self._where()} announces a length of {len(said)} digits")
+        return int(said)
 
     def expect(self, *content_types: str) -> None:
         """Raise `Unreachable` unless the answer says that it is one of these."""
@@ -119,6 +135,7 @@ class Exchange:
         """The body in pieces of at most 64 KiB, as they come and never inflated."""
         while piece := self._piece():
             self._guard.moved(len(piece))
+            self._traffic.came(len(piece))
             yield piece
         self._guard.check()
 
@@ -180,7 +197,7 @@ class Exchange:
             return min(int(said[:9]), _WEEK_S)
         try:
             wait = parsedate_to_datetime(said) - parsedate_to_datetime(self.header("Date"))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return min(max(0, int(wait.total_seconds())), _WEEK_S)
 
@@ -194,17 +211,43 @@ class Exchange:
             raise Unreachable(f"{self._where()}: {_reason(error)}") from None
 
     def _where(self) -> str:
-        return str(self._request.url).partition("?")[0]
+        """The server; the path says nothing to an owner."""
+        parts = urlsplit(str(self._request.url))
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+class Traffic:
+    """Bytes of bodies that came and went in exchanges of any thread, whatever became of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._down = 0
+        self._up = 0
+
+    def came(self, count: int) -> None:
+        with self._lock:
+            self._down += count
+
+    def went(self, count: int) -> None:
+        with self._lock:
+            self._up += count
+
+    def take(self) -> tuple[int, int]:
+        """Down and up since this was last asked."""
+        with self._lock:
+            taken = self._down, self._up
+            self._down = self._up = 0
+        return taken
 
 
 class Sending:
     """The rest of a file as a request's body: counted, and never in memory as a whole."""
 
-    def __init__(self, file: IO[bytes], length: int, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, file: IO[bytes], length: int, *hearers: Callable[[int], None]) -> None:
         self._file = file
         self._left = length
         self._length = length
-        self.hearers = [on_bytes]  # who hears of each piece's length
+        self.hearers = list(hearers)  # who hears of each piece's length
 
     def __len__(self) -> int:
         return self._length
@@ -225,7 +268,12 @@ def _plain(text: str) -> str:
 def _reason(error: BaseException) -> str:
     """The innermost cause in a few words; libraries wrap it in their own objects' names."""
     if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate does not check out"
+        is_other = any(word in str(error) for word in _NO_TLS)
+        return "no TLS there" if is_other else "its TLS certificate does not check out"
+    if _was_caused_by(error, socket.gaierror):
+        return "no such host, or no network to look it up"
+    if _was_caused_by(error, ConnectionRefusedError):
+        return "no connection: nothing listens there; is the server running?"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, requests.exceptions.Timeout | TimeoutError):
@@ -233,3 +281,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.ConnectionError):
         return "no connection" if "establish" in str(error) else "the connection broke"
     return "the connection broke"
+
+
+def _was_caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None

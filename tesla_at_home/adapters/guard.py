@@ -59,6 +59,8 @@ class Guard:
     def finish(self) -> None:
         self._over.set()
         with self._lock:
+            # Whoever was ended in the middle of sending leaves no connection that a server waits on.
+            self._shut()
             for held in self._sockets:
                 held.close()
             self._sockets.clear()

@@ -30,12 +30,14 @@ from tesla_at_home.agent.events import (
     UnitStarted,
 )
 from tesla_at_home.ports import Job
+from workunits import telemetry
 from workunits.values import Digest
 from workunits.wire import limits
 
 # Three beats fit into the time after which the child takes the agent for stopped.
 _BEAT_S: Final = 0.9
 _LOG_BYTES: Final = 256 * limits.KIB
+_LINE_BYTES: Final = 4 * limits.KIB
 # A killed process is gone in milliseconds; one that hangs in the kernel is not waited for.
 _REAP_S: Final = 5.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -135,7 +137,9 @@ class ChildRunner:
             if process is not None:
                 process.signal(signal.SIGSTOP)
         if process is not None:
-            spool.make_durable(process.spool)
+            # Steps that cannot be brought to the disk now are computed again if they are lost.
+            with contextlib.suppress(OSError):
+                spool.make_durable(process.spool)
 
     def go_on(self) -> None:
         with self._lock:
@@ -243,7 +247,7 @@ def _environment() -> dict[str, str]:
     """The child imports this very package, wherever it is, and nothing from the working directory."""
     root = str(Path(tesla_at_home.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | telemetry.OFF | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _obituary(code: int | None) -> str:
@@ -256,9 +260,12 @@ def _obituary(code: int | None) -> str:
 
 def _drain(stream: IO[bytes], log: Path) -> None:
     """What the child prints, into a log that does not grow: a library must not block on a pipe."""
-    with stream, log.open("ab") as file:
-        while line := stream.readline(4096):
-            if file.tell() > _LOG_BYTES:
-                file.truncate(0)
-            file.write(line)
-            file.flush()
+    with stream:
+        # A disk that is full or not to be written loses these lines, and nothing else.
+        with contextlib.suppress(OSError), log.open("ab", buffering=0) as file:
+            while line := stream.readline(_LINE_BYTES):
+                if file.tell() > _LOG_BYTES:
+                    file.truncate(0)
+                file.write(line)
+        while stream.read(_LINE_BYTES):
+            pass

@@ -1,228 +1,97 @@
 """The computing process: `python -m tesla_at_home.adapters.runner_child IN OUT PARENT`.
 
-Computes one unit after the other with one model, step by step into the spool. Dies with the agent:
-the kernel kills it when its parent's thread ends, the pipe ends, or no beat comes for three seconds
-(an agent that is stopped cannot close its gate). Stopping it is the agent's business (SIGSTOP).
-The only module of the vehicle that loads numpy, onnx or onnxruntime.
+Ties itself to its agent, and only then loads what computes (`computation`), which takes a second. It
+dies with the agent: the kernel kills it when its parent's thread ends, the pipe ends, or no beat comes
+for three seconds (an agent that is stopped cannot close its gate). Stopping it is the agent's business
+(SIGSTOP). Has no network where the kernel lets an ordinary process give it up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import queue
 import select
+import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tesla_at_home.adapters import frames, spool
-from tesla_at_home.ports import Job
-from workunits import arrays, execution, graphs
-from workunits.arrays import Arrays
-from workunits.errors import SpoolDamaged, WorkunitsError
-from workunits.execution import Loaded
-from workunits.program import step_count
-from workunits.trust import digests
-from workunits.values import Digest
-from workunits.wire import limits, tensors
+from tesla_at_home.adapters import frames
+
+if TYPE_CHECKING:
+    from tesla_at_home.adapters.computation import Jobs
 
 # DESIGN 5: an agent that has not been heard for so long can no longer stop what computes here.
 BEAT_LOST_S: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
+_CLONE_NEWUSER: Final = 0x10000000
+_CLONE_NEWNET: Final = 0x40000000
 _LOWEST_PRIORITY: Final = 19
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """The one model of this process."""
-
-    digest: Digest
-    loaded: Loaded
-
-
-class Child:
-    """Takes jobs from the agent and answers over the other pipe."""
-
-    def __init__(self, pipe_in: int, pipe_out: int) -> None:
-        self._in = pipe_in
-        self._out = pipe_out
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
-        self._model: _Model | None = None
-
-    def work(self) -> None:
-        """Compute until the agent says `End` or is gone."""
-        threading.Thread(target=self._listen, name="agent", daemon=True).start()
-        while (job := self._jobs.get()) is not None:
-            try:
-                self._compute(job)
-            except WorkunitsError as error:
-                self._say(frames.Failed(job.lease, error.code, _one_line(error)))
-            except MemoryError:
-                self._say(frames.Failed(job.lease, "out_of_memory", "not enough memory"))
-
-    def _compute(self, job: Job) -> None:
-        loaded = self._open(job)
-        inputs = _read_inputs(job)
-        first_step, file = _open_spool(job, loaded)
-        ready = frames.Ready(job.lease, loaded.provider, execution.runtime_version(), first_step)
-        self._say(ready)
-        try:
-            self._steps(job, loaded, inputs, first_step, file)
-        finally:
-            file.close()
-        digest, size = _write_output(job)
-        self._say(frames.Done(job.lease, digest, size))
-
-    def _steps(
-        self, job: Job, loaded: Loaded, inputs: Arrays, first_step: int, file: spool.Spool
-    ) -> None:
-        synced_s = began_s = time.monotonic()
-        for step, outputs in loaded.steps(inputs, job.rows, first_step):
-            file.append(step.number, arrays.to_payload(outputs))
-            took_s = time.monotonic() - began_s
-            self._say(frames.Stepped(job.lease, step.number, int(took_s * 1000)))
-            if time.monotonic() - synced_s >= job.checkpoint_s:
-                file.sync()
-                synced_s = time.monotonic()
-            # Rest so that steps take `duty` percent of the time; the end of the agent wakes it.
-            self._ended.wait(took_s * (100.0 / job.duty - 1.0))
-            began_s = time.monotonic()
-        file.sync()
-
-    def _open(self, job: Job) -> Loaded:
-        if self._model is None or self._model.digest != job.program.model:
-            path = Path(job.model)
-            digests.expect(_plain_digest(path), job.program.model, "model")
-            graphs.vet(path, name=job.model_name)
-            loaded = Loaded.open(path, job.program, threads=job.threads)
-            self._model = _Model(job.program.model, loaded)
-        elif self._model.loaded.program != job.program:
-            loaded = Loaded.open(Path(job.model), job.program, threads=job.threads)
-            self._model = _Model(job.program.model, loaded)
-        return self._model.loaded
-
-    def _listen(self) -> None:
-        while self._hears():
-            frame = frames.read_to_child(self._in)
-            if frame is None or isinstance(frame, frames.End):
-                break
-            if isinstance(frame, frames.Run):
-                self._jobs.put(frame.job)
-        # The agent is gone or silent: end at once, in the middle of a step. The spool is the truth.
-        os._exit(0)
-
-    def _hears(self) -> bool:
-        """Whether the agent says something within the time it has."""
-        if select.select([self._in], [], [], BEAT_LOST_S)[0]:
-            return True
-        # After a long stop the time is over although a beat lies in the pipe: look once more.
-        return bool(select.select([self._in], [], [], 0)[0])
-
-    def _say(self, frame: frames.ToAgent) -> None:
-        view = memoryview(frames.pack(frame))
-        while view:
-            view = view[os.write(self._out, view) :]
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def main(arguments: list[str]) -> None:
     """Tie this process to its agent, then work."""
     pipe_in, pipe_out, parent = (int(text) for text in arguments)
+    _leave_network()
     _die_with(parent)
     os.nice(_LOWEST_PRIORITY)
     # Ctrl-C is for the agent, which then ends this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs: Jobs = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe_in, jobs), name="agent", daemon=True).start()
+    # Not before: the agent may be stopped while this loads.
+    from tesla_at_home.adapters.computation import Child
+
     with contextlib.suppress(BrokenPipeError):
-        Child(pipe_in, pipe_out).work()
+        Child(jobs, pipe_out).work()
+
+
+def _leave_network() -> None:
+    """Into a network of its own, with nothing in it: a library that phones home reaches nobody.
+
+    Best effort. Containers and some distributions forbid it, and then the child's log says so. The
+    kernel lets only a process of one thread do this, so it comes before all else.
+    """
+    if shutil.which("nvidia-modprobe") and not Path("/dev/nvidia-uvm").exists():
+        # CUDA's first user of this boot makes its device by a set-uid program, which no longer
+        # works on the other side.
+        why = "the NVIDIA driver must make its device first"
+    elif _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        why = os.strerror(ctypes.get_errno())
+    else:
+        return
+    sys.stderr.write(f"this process keeps its network: {why}\n")
 
 
 def _die_with(parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
         # It ended before the kernel was told to watch it.
         os._exit(0)
 
 
-def _read_inputs(job: Job) -> Arrays:
-    inputs: Arrays = {}
-    for part in job.inputs:
-        raw = Path(part.path).read_bytes()
-        digests.expect(digests.of_tensors(raw), part.digest, "input")
-        specs = [spec for spec in job.program.inputs if spec.scope == part.scope]
-        inputs |= arrays.from_payload(raw, specs, job.rows, most=limits.TENSOR_PAYLOAD_BYTES)
-    return inputs
+def _listen(pipe: int, jobs: Jobs) -> None:
+    """Take jobs until the agent says `End`, is gone or silent; then end in the middle of a step."""
+    while _hears(pipe):
+        frame = frames.read_to_child(pipe)
+        if frame is None or isinstance(frame, frames.End):
+            break
+        if isinstance(frame, frames.Run):
+            jobs.put(frame.job)
+    # The spool is the truth.
+    os._exit(0)
 
 
-def _open_spool(job: Job, loaded: Loaded) -> tuple[int, spool.Spool]:
-    """The file to append to, and the first step: 0 where the steps there were computed otherwise."""
-    path = Path(job.spool)
-    origin = spool.Origin(
-        lease=job.lease,
-        provider=loaded.provider,
-        onnxruntime=execution.runtime_version(),
-        threads=job.threads,
-    )
-    found = spool.scan(path)
-    if found.origin == origin and len(found.steps) >= job.first_step:
-        return job.first_step, spool.Spool.go_on(path, found.end_of(job.first_step))
-    return 0, spool.Spool.begin(path, origin)
-
-
-def _write_output(job: Job) -> tuple[Digest, int]:
-    """All steps as one payload, streamed: only one step is in memory at a time."""
-    path = Path(job.output)
-    part = path.with_suffix(".part")
-    found = spool.scan(Path(job.spool))
-    if len(found.steps) != step_count(job.rows, job.program.rows_per_step):
-        raise SpoolDamaged(f"{job.spool}: lacks steps")
-    forms = {
-        spec.name: tensors.Form(spec.dtype, (job.rows, *spec.shape)) for spec in job.program.outputs
-    }
-    running = digests.streamed_tensors()
-    with part.open("wb") as file:
-        for piece in _pieces(job, found, forms):
-            running.update(piece)
-            file.write(piece)
-        size = file.tell()
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    _sync_directory(path.parent)
-    return Digest(running.digest()), size
-
-
-def _pieces(
-    job: Job, found: spool.Scan, forms: dict[str, tensors.Form]
-) -> Iterator[tensors.Buffer]:
-    yield tensors.encode_header(forms)
-    for name in tensors.in_order(forms):
-        for raw in spool.payloads(Path(job.spool), found):
-            yield tensors.decode(raw, most=limits.TENSOR_PAYLOAD_BYTES)[name].data
-
-
-def _plain_digest(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return Digest(hashlib.file_digest(file, "sha256").digest())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[: limits.TEXT_CHARS]
+def _hears(pipe: int) -> bool:
+    """Whether the agent says something within the time it has."""
+    if select.select([pipe], [], [], BEAT_LOST_S)[0]:
+        return True
+    # After a long stop the time is over although a beat lies in the pipe: look once more.
+    return bool(select.select([pipe], [], [], 0)[0])
 
 
 if __name__ == "__main__":

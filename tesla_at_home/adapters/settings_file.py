@@ -26,7 +26,8 @@ def read(directory: Path) -> Settings:
     Raises:
         BadSetting: the file is no TOML, or has a setting that is unknown or out of its bounds.
     """
-    return settings.build(_values(_text(directory), directory / FILE_NAME))
+    path = directory / FILE_NAME
+    return _built(_values(_text(directory), path), path)
 
 
 def change(directory: Path, name: str, raw: object) -> Settings:
@@ -38,7 +39,10 @@ def change(directory: Path, name: str, raw: object) -> Settings:
     value = settings.parse(name, raw)
     before = _text(directory)
     path = directory / FILE_NAME
-    values = _values(before, path) | {name: value}
+    kept = _values(before, path)
+    kept.pop(name, None)
+    _built(kept, path)
+    values = kept | {name: value}
     changed = settings.build(values)
     text = _with(before, name, value)
     if not _says(text, values):
@@ -46,6 +50,13 @@ def change(directory: Path, name: str, raw: object) -> Settings:
         text = _written({key: settings.parse(key, each) for key, each in values.items()})
     write_whole(path, text.encode())
     return changed
+
+
+def _built(values: dict[str, object], path: Path) -> Settings:
+    try:
+        return settings.build(values)
+    except BadSetting as error:
+        raise BadSetting(f"{path}: {error}; mend the line or remove it") from None
 
 
 def _text(directory: Path) -> str:
@@ -64,11 +75,13 @@ def _values(text: str, path: Path) -> dict[str, object]:
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadSetting(f"{path}: not TOML: {error}") from None
+        raise BadSetting(f"{path}: not TOML: {error}; mend the line or remove it") from None
     found: dict[str, object] = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise BadSetting(f"{path}: {section!r} stands outside a [section]")
+            raise BadSetting(
+                f"{path}: {section!r} stands outside a [section]; mend the line or remove it"
+            )
         found |= {f"{section}.{key}": value for key, value in table.items()}
     return found
 

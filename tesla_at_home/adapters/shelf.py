@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from workunits.trust import digests
 from workunits.values import Digest, LeaseId
 from workunits.wire import limits
 
+_DIGEST_NAME: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDERS: Final = {"model": "models", "input": "spool/inputs", "manifest": "spool/manifests"}
 
 
@@ -52,6 +54,10 @@ class FileShelf:
     def read(self, need: Need) -> bytes:
         return self.use(need).read_bytes()
 
+    def recheck(self, need: Need) -> None:
+        if not _is_right(self.path(need), need):
+            self.path(need).unlink(missing_ok=True)
+
     def accept(self, need: Need) -> None:
         part = self.part(need)
         try:
@@ -71,11 +77,13 @@ class FileShelf:
     def held(self, kind: Literal["manifest", "model"]) -> tuple[Digest, ...]:
         found = []
         for path in (self._directory / _FOLDERS[kind]).iterdir():
-            if not path.suffix:
+            # Names that are no digest (a README, a .part, a desktop's own files) are not ours.
+            if _DIGEST_NAME.fullmatch(path.name):
                 found.append((path.stat().st_mtime, path.name))
         return tuple(Digest(bytes.fromhex(name)) for _, name in sorted(found, reverse=True))
 
     def evict(self, keep: Container[Digest], most_bytes: int) -> None:
+        self._discard_parts(keep)
         paths = [(self.path(Need("model", d, 0)), d) for d in self.held("model")]
         total = sum(path.stat().st_size for path, _ in paths)
         for path, digest in reversed(paths):
@@ -85,6 +93,19 @@ class FileShelf:
                 total -= path.stat().st_size
                 path.unlink()
 
+    def evict_manifests(self, keep: Container[Digest], most: int) -> bool:
+        old = [digest for digest in self.held("manifest")[most:] if digest not in keep]
+        for digest in old:
+            self.path(Need("manifest", digest, 0)).unlink(missing_ok=True)
+        return bool(old)
+
+    def _discard_parts(self, keep: Container[Digest]) -> None:
+        """Begun models whose units are gone."""
+        for part in (self._directory / _FOLDERS["model"]).glob("*.part"):
+            name = part.stem
+            if _DIGEST_NAME.fullmatch(name) and Digest(bytes.fromhex(name)) not in keep:
+                _discard_part(part)
+
     # --- one unit's files ------------------------------------------------------------------------
 
     def spool(self, lease: LeaseId) -> Path:
@@ -92,6 +113,9 @@ class FileShelf:
 
     def output(self, lease: LeaseId) -> Path:
         return self._directory / "spool" / f"{lease.hex()}.output"
+
+    def has_output(self, lease: LeaseId, digest: Digest) -> bool:
+        return _is_right(self.output(lease), Need("input", digest, 0))
 
     def begin(self, lease: LeaseId) -> int:
         path = self.spool(lease)
@@ -107,6 +131,7 @@ class FileShelf:
             path.unlink(missing_ok=True)
         for digest in inputs:
             self.path(Need("input", digest, 0)).unlink(missing_ok=True)
+            _discard_part(self.part(Need("input", digest, 0)))
 
     # --- the disk --------------------------------------------------------------------------------
 
@@ -115,6 +140,19 @@ class FileShelf:
 
     def disk_bytes(self) -> int:
         return shutil.disk_usage(self._directory).total
+
+
+def _discard_part(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    # The transport's note of which version it is a part of.
+    part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
+
+
+def _is_right(path: Path, need: Need) -> bool:
+    try:
+        return _digest_of(path, need) == need.digest
+    except OSError:
+        return False
 
 
 def _digest_of(path: Path, need: Need) -> Digest:

@@ -7,11 +7,11 @@ transaction and durable when it returns. Decides nothing: what is kept stands in
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -42,14 +42,28 @@ CREATE TABLE history (
 );
 """
 
+# By SQLite's primary result code: what the file itself is not to blame for.
+_MENDS: Final = {
+    sqlite3.SQLITE_FULL: "make room on this disk, then start again: nothing kept is lost",
+    sqlite3.SQLITE_READONLY: "make the directory writable, then start again",
+    sqlite3.SQLITE_CANTOPEN: "make the directory readable and writable, then start again",
+    sqlite3.SQLITE_IOERR: "look at the disk and the room on it, then start again",
+    sqlite3.SQLITE_PERM: "make the directory writable, then start again",
+    sqlite3.SQLITE_BUSY: "another program holds it; end that one",
+    sqlite3.SQLITE_LOCKED: "another program holds it; end that one",
+    sqlite3.SQLITE_NOMEM: "end other programs: there is not enough memory",
+}
+
 T = TypeVar("T")
+_Value: TypeAlias = str | bytes | int | None
 
 
 class Store:
     """The open database. Open it with `Store.open`, use it as a context manager or `close` it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
+        self._path = path
 
     @classmethod
     def open(cls, directory: Path, *, is_writer: bool = True) -> Self:
@@ -61,13 +75,14 @@ class Store:
         path = directory / FILE_NAME
         if not path.exists():
             raise NotJoined(f"{directory} belongs to no project yet; run `tesla-at-home join URL`")
-        return cls(_connect(path))
+        return cls(_connect(path), path)
 
     @classmethod
     def create(cls, directory: Path) -> Self:
         """As `open`, making the database where there is none (only `join` and `recover` do)."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cls(_connect(directory / FILE_NAME))
+        path = directory / FILE_NAME
+        return cls(_connect(path), path)
 
     def __enter__(self) -> Self:
         return self
@@ -111,13 +126,13 @@ class Store:
 
     def consent(self) -> ConsentRecord | None:
         """The last consent given."""
-        row = self._db.execute("SELECT packed FROM consents ORDER BY id DESC LIMIT 1").fetchone()
-        return None if row is None else _unpack(row[0], ConsentRecord)
+        row = self._row("SELECT packed FROM consents ORDER BY id DESC LIMIT 1")
+        return None if row is None else self._unpack(row[0], ConsentRecord)
 
     def consents(self) -> list[ConsentRecord]:
         """All consents ever given here, oldest first."""
-        rows = self._db.execute("SELECT packed FROM consents ORDER BY id").fetchall()
-        return [_unpack(row[0], ConsentRecord) for row in rows]
+        rows = self._rows("SELECT packed FROM consents ORDER BY id")
+        return [self._unpack(row[0], ConsentRecord) for row in rows]
 
     def add_consent(self, record: ConsentRecord) -> None:
         """A new consent, or the withdrawal of the last one: records are added, never changed."""
@@ -134,8 +149,8 @@ class Store:
         return found
 
     def units(self) -> list[HeldUnit]:
-        rows = self._db.execute("SELECT packed FROM units").fetchall()
-        return [_unpack(row[0], HeldUnit) for row in rows]
+        rows = self._rows("SELECT packed FROM units")
+        return [self._unpack(row[0], HeldUnit) for row in rows]
 
     def gate(self) -> GateView | None:
         """The gate as the last running agent wrote it."""
@@ -148,11 +163,11 @@ class Store:
                 self._put("books", changes.books)
             if changes.gate is not None:
                 self._put("gate", changes.gate)
-            self._db.executemany(
+            self._ask_many(
                 "INSERT OR REPLACE INTO units VALUES (?, ?)",
                 [(unit.lease, _pack(unit)) for unit in changes.units],
             )
-            self._db.executemany(
+            self._ask_many(
                 "DELETE FROM units WHERE lease = ?", [(lease,) for lease in changes.dropped]
             )
             for entry in changes.entries:
@@ -162,26 +177,31 @@ class Store:
 
     def history(self, most: int = 200) -> list[Entry]:
         """The last `most` lines, oldest first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT at_ms, kind, text, lease, first_step, reason FROM history "
             "ORDER BY id DESC LIMIT ?",
             (most,),
-        ).fetchall()
+        )
         return [_entry(row) for row in reversed(rows)]
 
     def add_order(self, order: Order) -> None:
         """Leave an order for the running agent."""
         with self._transaction():
-            self._db.execute("INSERT INTO orders (packed) VALUES (?)", (_pack(order),))
+            self._ask("INSERT INTO orders (packed) VALUES (?)", (_pack(order),))
+
+    def waiting_orders(self) -> list[Order]:
+        """The orders left that the agent has not taken yet, oldest first."""
+        rows = self._rows("SELECT packed FROM orders ORDER BY id")
+        return [self._unpack(row[0], Order) for row in rows]
 
     def take_orders(self) -> list[Order]:
         """The orders left, oldest first; they are gone afterwards."""
-        if self._db.execute("SELECT 1 FROM orders LIMIT 1").fetchone() is None:
+        if self._row("SELECT 1 FROM orders LIMIT 1") is None:
             return []
         with self._transaction():
-            rows = self._db.execute("SELECT packed FROM orders ORDER BY id").fetchall()
-            self._db.execute("DELETE FROM orders")
-        return [_unpack(row[0], Order) for row in rows]
+            rows = self._rows("SELECT packed FROM orders ORDER BY id")
+            self._ask("DELETE FROM orders")
+        return [self._unpack(row[0], Order) for row in rows]
 
     def apply_order(self, order: Order) -> None:
         """Carry an order out on the books, in place of an agent that is not running."""
@@ -190,58 +210,94 @@ class Store:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _ask(self, statement: str, values: Sequence[_Value] = ()) -> sqlite3.Cursor:
+        with _in_one_line(self._path):
+            return self._db.execute(statement, values)
+
+    def _ask_many(self, statement: str, rows: Iterable[Sequence[_Value]]) -> None:
+        with _in_one_line(self._path):
+            self._db.executemany(statement, rows)
+
+    def _rows(self, statement: str, values: Sequence[_Value] = ()) -> list[Any]:
+        with _in_one_line(self._path):
+            return self._db.execute(statement, values).fetchall()
+
+    def _row(self, statement: str, values: Sequence[_Value] = ()) -> Any:
+        with _in_one_line(self._path):
+            return self._db.execute(statement, values).fetchone()
+
+    def _unpack(self, raw: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.msgpack.decode(raw, type=kind)
+        except (msgspec.DecodeError, TypeError) as error:
+            raise _damaged(self._path, str(error)) from None
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._ask("BEGIN IMMEDIATE")
         try:
             yield
+            self._ask("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            # A full disk may have ended it already; what was not committed is not there either way.
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def _value(self, name: str, kind: type[T]) -> T | None:
-        row = self._db.execute(
-            "SELECT packed FROM values_by_name WHERE name = ?", (name,)
-        ).fetchone()
-        return None if row is None else _unpack(row[0], kind)
+        row = self._row("SELECT packed FROM values_by_name WHERE name = ?", (name,))
+        return None if row is None else self._unpack(row[0], kind)
 
     def _put(self, name: str, value: Books | GateView | Membership) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO values_by_name VALUES (?, ?)", (name, _pack(value))
-        )
+        self._ask("INSERT OR REPLACE INTO values_by_name VALUES (?, ?)", (name, _pack(value)))
 
     def _add_consent(self, record: ConsentRecord) -> None:
-        self._db.execute("INSERT INTO consents (packed) VALUES (?)", (_pack(record),))
+        self._ask("INSERT INTO consents (packed) VALUES (?)", (_pack(record),))
 
     def _add_entry(self, entry: Entry) -> None:
-        cursor = self._db.execute(
+        cursor = self._ask(
             "INSERT INTO history (at_ms, kind, text, lease, first_step, reason) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (entry.at_ms, entry.kind, entry.text, entry.lease, entry.first_step, entry.reason),
         )
-        self._db.execute(
-            "DELETE FROM history WHERE id <= ?", ((cursor.lastrowid or 0) - _HISTORY_LINES,)
-        )
+        self._ask("DELETE FROM history WHERE id <= ?", ((cursor.lastrowid or 0) - _HISTORY_LINES,))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     # One thread at a time uses a connection; which one it is, is the driver's business.
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        path.chmod(0o600)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        _make_schema(db, path)
-    except sqlite3.DatabaseError as error:
-        db.close()
-        raise ClientError(
-            f"{path}: not a usable database ({error}); restore it or join anew"
-        ) from None
+        with _in_one_line(path):
+            path.chmod(0o600)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            _make_schema(db, path)
     except BaseException:
         db.close()
         raise
     return db
+
+
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """SQLite's words for what the owner can mend; a broken constraint is a bug and stays one."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        mend = _MENDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if mend is None:
+            raise _damaged(path, str(error)) from None
+        raise ClientError(f"{path}: {error}; {mend}") from None
+
+
+def _damaged(path: Path, what: str) -> ClientError:
+    return ClientError(
+        f"{path}: not a usable database ({what}); restore it, or join anew with another --dir "
+        "(`tesla-at-home recover URL` keeps the owner); finished results stay in "
+        f"{path.parent / 'spool'}"
+    )
 
 
 def _make_schema(db: sqlite3.Connection, path: Path) -> None:
@@ -254,10 +310,6 @@ def _make_schema(db: sqlite3.Connection, path: Path) -> None:
 
 def _pack(value: object) -> bytes:
     return msgspec.msgpack.encode(value)
-
-
-def _unpack(raw: bytes, kind: type[T]) -> T:
-    return msgspec.msgpack.decode(raw, type=kind)
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

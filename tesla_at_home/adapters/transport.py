@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tesla_at_home.adapters.exchange import Exchange, HttpLimits, Sending
+from tesla_at_home.adapters.exchange import Exchange, HttpLimits, Sending, Traffic
+from tesla_at_home.agent.events import Moved
 from tesla_at_home.errors import ClientError, NotThere, Unreachable
 from tesla_at_home.ports import Cancellation
 from workunits.values import Digest, LeaseId, show
@@ -25,6 +27,8 @@ from workunits.wire import limits
 MESSAGE: Final = "application/vnd.tesla-at-home+msgpack"
 _JSON: Final = "application/json"
 _PAGE_BYTES: Final = limits.MIB
+# An ETag (RFC 9110, 8.8.3) that can be said again in a header as it was heard.
+_ETAG: Final = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
 class _Upload(msgspec.Struct):
@@ -44,6 +48,12 @@ class HttpTransport:
         self._bounds = bounds or HttpLimits()
         # A proxy from the environment cannot reach this computer's own loopback.
         self._through_proxies = not is_loopback(self.base_url)
+        self._traffic = Traffic()
+
+    def take_moved(self) -> Moved:
+        """See `ports.Transport`."""
+        down, up = self._traffic.take()
+        return Moved(down=down, up=up)
 
     def post(self, path: str, body: bytes, *, cancel: Cancellation) -> bytes:
         """See `ports.Transport`."""
@@ -79,9 +89,10 @@ class HttpTransport:
         size: int,
         cancel: Cancellation,
         on_bytes: Callable[[int], None],
+        is_exact: bool = True,
     ) -> None:
         """See `ports.Transport`; the server's ETag lies beside `to` until the file is whole."""
-        part = _Part(to, size)
+        part = _Part(to, size, is_exact)
         if part.has == size:
             return
         with self._open("GET", path, cancel, part.resuming()) as answer:
@@ -148,46 +159,54 @@ class HttpTransport:
             headers={"User-Agent": self._user_agent, **(headers or {})},
             body=body,
             through_proxies=self._through_proxies,
+            traffic=self._traffic,
         )
 
 
 class _Part:
     """A file that is being fetched: how much is there, of which version, and what may follow."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, is_exact: bool) -> None:
         self._path = path
         self._etag_path = path.with_name(path.name + ".etag")
         self._size = size
+        self._is_exact = is_exact
         self.has = path.stat().st_size if path.exists() else 0
-        if self.has > size:
+        if self.has > size or not is_exact:
             self.discard()
 
     def resuming(self) -> dict[str, str]:
         """Headers that ask for the rest, if it is still the rest of the same thing."""
-        if not self.has or not self._etag_path.exists():
+        etag = self._etag_path.read_bytes() if self.has and self._etag_path.exists() else b""
+        if not _ETAG.fullmatch(etag):
+            self.discard()
             return {}
-        return {"Range": f"bytes={self.has}-", "If-Range": self._etag_path.read_text()}
+        return {"Range": f"bytes={self.has}-", "If-Range": etag.decode("ascii")}
 
     def take(self, answer: Exchange, on_bytes: Callable[[int], None]) -> None:
         """Write the body behind what is there (206), or anew (200), up to the size."""
         start = self._start(answer)
         said = answer.length()
+        if not self._is_exact:
+            # Only the most is known. The server says how much it is, and the digest if that is all.
+            self._size = min(self._size, self._size if said is None else said)
         if said is not None and said != self._size - start:
             self.discard()
             raise Unreachable(f"{self._path.name}: {said + start} bytes there, {self._size} signed")
         with _writing(self._path) as file:
             file.truncate(start)
             file.seek(start)
-            self._etag_path.write_text(answer.header("ETag"))
+            # As it came: what cannot be said again is found out when it is to be said.
+            self._etag_path.write_bytes(answer.header("ETag").encode(errors="replace"))
             for piece in answer.pieces():
-                on_bytes(len(piece))
                 if file.tell() + len(piece) > self._size:
                     raise Unreachable(f"{self._path.name}: more than the {self._size} bytes signed")
                 file.write(piece)
+                on_bytes(len(piece))
             file.flush()
             os.fsync(file.fileno())
             arrived = file.tell()
-        if arrived < self._size:
+        if arrived < self._size and (self._is_exact or said is not None):
             raise Unreachable(f"{self._path.name}: ends after {arrived} of {self._size} bytes")
         self._etag_path.unlink(missing_ok=True)
 

@@ -44,7 +44,9 @@ class HeldUnit(Struct, frozen=True, kw_only=True):
     facts: Facts | None = None
     steps_done: int = 0  # as last written down; the spool is the truth
     starts: int = 0
-    crashes: int = 0
+    crashes: int = 0  # in a row, without a step more between them
+    crashed_at: int = 0  # the most steps that were done at one of them
+    mended: int = 0  # how often its files, or its output, were damaged on this disk
     outcome: Literal["done", "failed", "returned"] | None = None
     output: Digest | None = None
     output_size: int = 0
@@ -66,7 +68,7 @@ class SavedRequest(Struct, frozen=True, kw_only=True):
     sealed: Envelope
     digest: Digest
     reports: tuple[LeaseId, ...]
-    asks_for_work: bool
+    wished: int = 0  # units that were asked for
 
 
 class Talk(Struct, frozen=True, kw_only=True):
@@ -81,6 +83,7 @@ class Talk(Struct, frozen=True, kw_only=True):
     saved: SavedRequest | None = None
     refused_code: str | None = None  # of unsigned refusals in a row
     refused_times: int = 0
+    is_renewed: bool = False  # the session is new: what was leased before may come again
     alone: tuple[LeaseId, ...] = ()  # reports that are sent one by one after a refusal
 
 

@@ -53,6 +53,14 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Recheck:
+    """Look which of these files are damaged on disk, and forget those; their units wait."""
+
+    leases: tuple[LeaseId, ...]
+    needs: tuple[Need, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     lease: LeaseId
 
@@ -107,6 +115,7 @@ Command = (
     | RunUnit
     | Prove
     | Fetch
+    | Recheck
     | Upload
     | CancelTransfers
     | LookAtProject

@@ -128,7 +128,7 @@ def on_tick(state: State, event: Tick) -> None:
 
 
 def on_ready(state: State, event: ChildReady) -> None:
-    if state.child is not None and _is_in_child(state, event.lease):
+    if state.child is not None and is_in_child(state, event.lease):
         state.child.runtime = Runtime(
             onnxruntime=event.onnxruntime,
             provider=event.provider,
@@ -137,7 +137,7 @@ def on_ready(state: State, event: ChildReady) -> None:
 
 
 def on_started(state: State, event: UnitStarted) -> None:
-    if not _is_in_child(state, event.lease):
+    if not is_in_child(state, event.lease):
         return
     unit = state.units[event.lease]
     state.progress = event.first_step
@@ -150,7 +150,7 @@ def on_started(state: State, event: UnitStarted) -> None:
 
 
 def on_step(state: State, event: StepDone) -> None:
-    if not _is_in_child(state, event.lease):
+    if not is_in_child(state, event.lease):
         return
     state.progress = event.step + 1
     state.compute_ms += event.took_ms
@@ -161,7 +161,7 @@ def on_step(state: State, event: StepDone) -> None:
 
 
 def on_done(state: State, event: UnitDone) -> None:
-    if not _is_in_child(state, event.lease) or state.child is None:
+    if not is_in_child(state, event.lease) or state.child is None:
         return
     is_small = event.size <= limits.ATTACHMENT_BYTES
     state.move(
@@ -184,7 +184,7 @@ def on_done(state: State, event: UnitDone) -> None:
 
 
 def on_failed(state: State, event: UnitFailed) -> None:
-    if not _is_in_child(state, event.lease):
+    if not is_in_child(state, event.lease):
         return
     if event.code == SpoolDamaged.code:
         # Not the unit's fault: it is set aside when the unit begins again.
@@ -201,7 +201,10 @@ def on_gone(state: State, event: ChildGone) -> None:
 
 
 def _crash(state: State, lease: LeaseId, detail: str) -> None:
-    crashes = state.units[lease].crashes + 1
+    unit = state.units[lease]
+    # Only more steps than ever before are progress, so that even endless crashes come to an end.
+    crashes = 1 if state.progress > unit.crashed_at else unit.crashes + 1
+    state.edit(lease, crashed_at=max(unit.crashed_at, state.progress))
     if crashes >= CRASHES_AT_MOST:
         state.edit(lease, crashes=crashes)
         _fail(state, lease, "child_crashed", detail)
@@ -219,7 +222,7 @@ def _fail(state: State, lease: LeaseId, code: str, detail: str) -> None:
     state.note("unit_failed", detail, lease=lease, reason=code)
 
 
-def _is_in_child(state: State, lease: LeaseId) -> bool:
+def is_in_child(state: State, lease: LeaseId) -> bool:
     """False for the last words of a process that was ended meanwhile."""
     unit = state.in_child()
     return unit is not None and unit.lease == lease

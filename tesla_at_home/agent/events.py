@@ -78,10 +78,14 @@ class Consented:
 
 @dataclass(frozen=True, slots=True)
 class ProjectSeen:
-    """The project's metadata were looked at; `fault`: they could not be brought up to date."""
+    """The project's metadata were looked at; `fault`: they could not be brought up to date.
+
+    `was_cancelled`: from this side; what is held counts.
+    """
 
     is_fresh: bool
     fault: str | None = None
+    was_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +153,19 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
+    """`is_absent`: the project says that it does not have the file."""
+
     need: Need
     detail: str
     was_cancelled: bool = False
+    is_absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rechecked:
+    """The files of these units are right, or gone."""
+
+    leases: tuple[LeaseId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +178,13 @@ class UploadFailed:
     lease: LeaseId
     detail: str
     was_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLost:
+    """The output on disk is not what the child put there; nothing of it was sent."""
+
+    lease: LeaseId
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +258,10 @@ Event = (
     | OfferRefused
     | Fetched
     | FetchFailed
+    | Rechecked
     | Uploaded
     | UploadFailed
+    | OutputLost
     | Moved
     | ChildReady
     | UnitStarted

@@ -1,11 +1,15 @@
 """Files: which a unit waits for, which goes over the link next, and when a failure is tried again.
 
 One down, one up at a time. Work is fetched while the gate is open; finished outputs go up whenever
-the link is ours. Digests are checked by the driver before it says `Fetched`.
+the link is ours. Each file and each output waits for itself after a failure, so that one that never
+arrives keeps no other. Digests are checked by the driver before it says `Fetched`.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from tesla_at_home.agent import hearing, holding
 from tesla_at_home.agent.commands import CancelTransfers, Fetch, Prove, Upload
 from tesla_at_home.agent.events import (
     Fetched,
@@ -17,9 +21,11 @@ from tesla_at_home.agent.events import (
     Uploaded,
     UploadFailed,
 )
-from tesla_at_home.agent.state import Lane, State
-from tesla_at_home.policy.backoff import delay_s
+from tesla_at_home.agent.state import State, Tries
 from workunits.values import LeaseId
+
+# A blob may be a moment late behind the lease that names it; one that is absent so often is not there.
+ABSENT_AT_MOST: Final = 3
 
 
 def link_moved(state: State, was_ours: bool) -> None:
@@ -46,9 +52,13 @@ def on_manifest_missing(state: State, event: ManifestMissing) -> None:
 
 def on_fetched(state: State, event: Fetched) -> None:
     state.fetching = None
-    state.down = Lane()
-    for lease in [name for name, needs in state.missing.items() if event.need in needs]:
+    state.down.pop(event.need, None)
+    for lease in _waiting_for(state, event.need):
         _arrived(state, lease, event.need)
+
+
+def _waiting_for(state: State, need: Need) -> list[LeaseId]:
+    return [lease for lease, needs in state.missing.items() if need in needs]
 
 
 def _arrived(state: State, lease: LeaseId, need: Need) -> None:
@@ -65,26 +75,39 @@ def _arrived(state: State, lease: LeaseId, need: Need) -> None:
 
 def on_fetch_failed(state: State, event: FetchFailed) -> None:
     state.fetching = None
-    if not event.was_cancelled:
-        _failed(state, state.down)
-        state.change_books(fault=f"a file could not be fetched: {event.detail}")
+    leases = _waiting_for(state, event.need)
+    if event.was_cancelled or not leases:
+        return
+    state.change_books(fault=f"a file could not be fetched: {event.detail}")
+    tries = state.down.setdefault(event.need, Tries())
+    _failed(state, tries)
+    tries.absent += event.is_absent
+    if tries.absent < ABSENT_AT_MOST:
+        return
+    for lease in leases:
+        holding.give_back(state, lease, "file_missing", f"the project lacks a file: {event.detail}")
+    # A project that hands out what cannot be computed is asked less and less.
+    hearing.no_work(state)
 
 
 def on_uploaded(state: State, event: Uploaded) -> None:
-    state.up = Lane()
+    state.up.pop(event.lease, None)
     if _is_uploading(state, event.lease):
         state.move(event.lease, "uploaded", "the project has the output")
 
 
 def on_upload_failed(state: State, event: UploadFailed) -> None:
-    if _is_uploading(state, event.lease):
-        state.move(event.lease, "upload_ended", event.detail)
+    if not _is_uploading(state, event.lease):
+        return
+    state.move(event.lease, "upload_ended", event.detail)
     if not event.was_cancelled:
-        _failed(state, state.up)
+        _failed(state, state.up.setdefault(event.lease, Tries()))
         state.change_books(fault=f"an output could not be sent: {event.detail}")
 
 
 def on_moved(state: State, event: Moved) -> None:
+    if event == Moved():
+        return
     used = state.books.used.add(state.trusted_now(), down=event.down, up=event.up)
     state.change_books(used=used)
 
@@ -98,34 +121,38 @@ def advance(state: State) -> None:
 
 
 def _fetch_next(state: State) -> None:
-    if state.fetching is not None or not state.gate.is_open or not state.missing:
+    if state.fetching is not None or not state.gate.is_open:
         return
-    if not state.is_due(state.down.retry_s):
-        return
-    waiting = [u.lease for u in state.in_order(("leased", "fetching")) if u.lease in state.missing]
-    # The smallest first: a unit whose model is here begins while another's model comes.
-    needs = state.missing[waiting[0]]
-    state.fetching = min(needs, key=lambda need: (need.size, need.digest))
-    state.command(Fetch(state.fetching))
+    needed = {need for needs in state.missing.values() for need in needs}
+    state.down = {need: tries for need, tries in state.down.items() if need in needed}
+    for unit in state.in_order(("leased", "fetching")):
+        needs = [need for need in state.missing.get(unit.lease, ()) if _may_fetch(state, need)]
+        if needs:
+            # The smallest first: a unit whose model is here begins while another's model comes.
+            state.fetching = min(needs, key=lambda need: (need.size, need.digest))
+            state.command(Fetch(state.fetching))
+            return
+
+
+def _may_fetch(state: State, need: Need) -> bool:
+    tries = state.down.get(need)
+    return tries is None or state.is_due(tries.retry_s)
 
 
 def _upload_next(state: State) -> None:
-    if state.in_order(("uploading",)) or not (waiting := state.in_order(("computed",))):
+    if state.in_order(("uploading",)):
         return
-    if state.is_due(state.up.retry_s):
-        state.move(waiting[0].lease, "upload_started", "goes up")
-        state.command(Upload(waiting[0].lease))
+    for unit in state.in_order(("computed",)):
+        tries = state.up.get(unit.lease)
+        if tries is None or state.is_due(tries.retry_s):
+            state.move(unit.lease, "upload_started", "goes up")
+            state.command(Upload(unit.lease))
+            return
 
 
-def _failed(state: State, lane: Lane) -> None:
+def _failed(state: State, tries: Tries) -> None:
     network = state.settings.network
-    lane.failures += 1
-    lane.retry_s = state.now.boot_s + delay_s(
-        lane.failures,
-        first_s=network.transfer_first_s,
-        most_s=network.transfer_most_s,
-        draw=state.now.draw,
-    )
+    tries.failed(state.now, first_s=network.transfer_first_s, most_s=network.transfer_most_s)
 
 
 def _is_uploading(state: State, lease: LeaseId) -> bool:

@@ -20,7 +20,7 @@ from tesla_at_home.agent.events import (
     Refused,
     Unanswered,
 )
-from tesla_at_home.agent.state import Lane, State
+from tesla_at_home.agent.state import State, Tries
 from tesla_at_home.policy.backoff import delay_s
 from workunits.values import SessionId
 from workunits.wire import limits
@@ -34,14 +34,33 @@ from workunits.wire.messages import (
 
 # Two unsigned refusals may be a broken proxy; the third time it is about what we say.
 REFUSED_AT_MOST: Final = 3
+# The project's metadata are signed anew within a day; a key that is withdrawn counts within this.
+LOOK_AGAIN_S: Final = 3600.0
 
 
 def on_project(state: State, event: ProjectSeen) -> None:
     state.errand = None
     state.is_project_fresh = event.is_fresh
-    state.project_seen_s = state.now.boot_s
     if event.fault is not None:
         state.change_books(fault=event.fault)
+    if event.was_cancelled:
+        return  # as due as before, once the link is ours again
+    state.project_seen_s = state.now.boot_s
+    _plan_look(state, event)
+    if event.fault is None:
+        _prove_again(state)
+
+
+def _plan_look(state: State, event: ProjectSeen) -> None:
+    if event.is_fresh and event.fault is None:
+        state.look = Tries(retry_s=state.now.boot_s + LOOK_AGAIN_S)
+        return
+    network = state.settings.network
+    state.look.failed(state.now, first_s=network.backoff_first_s, most_s=network.backoff_most_s)
+
+
+def _prove_again(state: State) -> None:
+    """Leases that waited for a look."""
     state.looked_for = (state.looked_for & state.units.keys()) | state.unproved
     for lease in sorted(state.unproved):
         state.command(Prove(lease))
@@ -52,10 +71,15 @@ def on_answered(state: State, event: Answered) -> None:
     """A signed answer: the saved request has done its work."""
     if state.books.talk.state != "sending":
         return
-    state.exchange = Lane()
+    state.exchange = Tries()
     now = state.now
     state.change_books(
-        signed=state.books.signed.heard(event.answer.server_time, now.boot_s, now.boot_id),
+        signed=state.books.signed.heard(
+            event.answer.server_time,
+            wall_ms=now.wall_ms,
+            boot_s=now.boot_s,
+            boot_id=now.boot_id,
+        ),
         last_contact_ms=now.wall_ms,
         fault=None,
     )
@@ -77,12 +101,13 @@ def _on_reply(state: State, reply: Reply) -> None:
     answered = replace(
         talk, seq=talk.seq + 1, previous=saved.digest, saved=None, nonce=None, epoch=reply.epoch
     )
-    state.put_talk("replied", replace(answered, refused_code=None, refused_times=0))
+    answered = replace(answered, refused_code=None, refused_times=0, is_renewed=False)
+    state.put_talk("replied", answered)
     state.change_books(notice=reply.notice)
     state.resyncs = 0
     # Leases first: what they share with a unit that is now forgotten stays on disk.
-    for offer in reply.leases:
-        holding.take_lease(state, offer, reply.server_time)
+    most = limits.HOLDING if talk.is_renewed else saved.wished
+    holding.take_leases(state, reply.leases, reply.server_time, most)
     for receipt in reply.receipts:
         if receipt.lease in saved.reports:
             holding.take_receipt(state, receipt)
@@ -101,7 +126,7 @@ def _plan(state: State, reply: Reply, saved: SavedRequest) -> None:
     network = state.settings.network
     state.wait_until_s = now_s + reply.wait_s
     state.report_at_s = now_s + network.min_wait_s
-    if not saved.asks_for_work:
+    if not saved.wished:
         return
     state.had_no_work = not reply.leases
     if reply.leases:
@@ -127,9 +152,8 @@ def no_work(state: State, at_least_s: float = 0.0) -> None:
 
 def _on_resync(state: State, resync: Resync) -> None:
     session = SessionId(state.now.token)
-    state.put_talk(
-        "resync", Talk(session=session, epoch=resync.epoch, nonce=resync.nonce, state="sending")
-    )
+    talk = Talk(session=session, epoch=resync.epoch, nonce=resync.nonce, is_renewed=True)
+    state.put_talk("resync", replace(talk, state="sending"))
     state.note("resync", "the project asked to start a new session")
     state.resyncs += 1
     if state.resyncs > 1:
@@ -158,8 +182,8 @@ def on_enrolled(state: State, event: EnrolledAgain) -> None:
     state.errand = None
     if state.books.talk.state != "enrolling":
         return
-    state.exchange = Lane()
-    talk = Talk(session=event.session, epoch=event.enrolled.epoch, state="enrolling")
+    state.exchange = Tries()
+    talk = Talk(session=event.session, epoch=event.enrolled.epoch, is_renewed=True)
     state.put_talk("enrolled", talk)
     state.note("joined", "joined again with the same key; held work is kept")
 
@@ -169,11 +193,11 @@ def on_unanswered(state: State, event: Unanswered) -> None:
     _failed(state)
     if event.was_cancelled:
         return
-    if event.is_untrusted:
-        # A key may have been replaced: look at the metadata before the next try.
-        state.project_seen_s = None
     state.change_books(fault=event.detail)
     _back_off(state, state.exchange.failures + 1)
+    if event.is_untrusted:
+        # A key may have been replaced: look at the metadata before the next try.
+        state.look.retry_s = min(state.look.retry_s, state.exchange.retry_s)
 
 
 def on_refused(state: State, event: Refused) -> None:

@@ -5,6 +5,7 @@ Decides the end of every unit. Computing is `computing`'s, files are `fetching`'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -32,15 +33,30 @@ def restart(state: State) -> None:
         state.move(unit.lease, "restarted", "the agent started")
 
 
-def take_lease(state: State, offer: Lease, server_time: Milliseconds) -> None:
-    """A lease in a reply: a new unit, or one in hand that was sent again with the time left."""
-    deadline_ms = Milliseconds(server_time + offer.duration_s * 1000)
-    if offer.lease in state.units:
-        state.edit(offer.lease, deadline_ms=deadline_ms)
-        return
+def take_leases(
+    state: State, offers: Sequence[Lease], server_time: Milliseconds, most: int
+) -> None:
+    """Leases in a reply: at most `most` new ones are kept, others go back at once.
+
+    One in hand that was sent again gets its new time. What goes past `limits.HOLDING` cannot even be
+    spoken of; the project takes such a lease back when its time is over.
+    """
+    for offer in offers:
+        deadline_ms = Milliseconds(server_time + offer.duration_s * 1000)
+        if offer.lease in state.units:
+            state.edit(offer.lease, deadline_ms=deadline_ms)
+        elif len(state.units) < limits.HOLDING:
+            _take(state, offer, deadline_ms, is_wanted=most > 0)
+            most -= 1
+
+
+def _take(state: State, offer: Lease, deadline_ms: Milliseconds, is_wanted: bool) -> None:
     line = f"{state.now.wall_ms} leased for {offer.duration_s} s"
     state.add_unit(HeldUnit(offer=offer, state="leased", deadline_ms=deadline_ms, story=(line,)))
-    state.command(Prove(offer.lease))
+    if is_wanted:
+        state.command(Prove(offer.lease))
+    else:
+        give_back(state, offer.lease, "not_asked_for", "the vehicle did not ask for so much")
 
 
 def on_refused(state: State, event: OfferRefused) -> None:
@@ -122,14 +138,14 @@ def give_back_late(state: State) -> None:
     for unit in state.in_order((*PENDING, "computed")):
         _wake_at_deadline(state, unit, now_ms)
         if now_ms >= unit.deadline_ms:
-            _return(state, unit.lease, "its time is over")
+            give_back(state, unit.lease, "deadline", "its time is over")
             continue
         if unit.state == "computed":
             continue
         ahead_ms += per_unit_ms
         # What was begun is finished: a late result is still taken for a while.
         if unit.state not in IN_CHILD and now_ms + ahead_ms > unit.deadline_ms:
-            _return(state, unit.lease, "cannot be computed in the time left")
+            give_back(state, unit.lease, "deadline", "cannot be computed in the time left")
             ahead_ms -= per_unit_ms
 
 
@@ -137,9 +153,11 @@ def _wake_at_deadline(state: State, unit: HeldUnit, now_ms: Milliseconds) -> Non
     state.is_due(state.now.boot_s + max(0, unit.deadline_ms - now_ms) / 1000)
 
 
-def _return(state: State, lease: LeaseId, why: str) -> None:
+def give_back(state: State, lease: LeaseId, code: str, why: str) -> None:
+    """The unit is not to be computed here: the next request returns it."""
+    why = why[: limits.TEXT_CHARS]
     computing.take_out(state, lease, why)
-    state.move(lease, "returned", why, outcome="returned", code="deadline", detail=why)
+    state.move(lease, "returned", why, outcome="returned", code=code, detail=why)
 
 
 def report(unit: HeldUnit) -> Report:

@@ -2,7 +2,7 @@
 
 Decides everything the vehicle does, from the state and one event at a time; performs nothing, knows no
 clock and no chance but those in `Now`. What each part decides stands in `computing`, `holding`,
-`fetching`, `talking` and `hearing`, the tables in `tables`, the gate in `policy.gates`.
+`fetching`, `mending`, `talking` and `hearing`, the tables in `tables`, the gate in `policy.gates`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tesla_at_home.agent import computing, fetching, hearing, holding, talking
+from tesla_at_home.agent import computing, fetching, hearing, holding, mending, talking
 from tesla_at_home.agent.books import Books, HeldUnit
 from tesla_at_home.agent.changes import Changes, after_order
 from tesla_at_home.agent.commands import Command, Leave
@@ -28,8 +28,10 @@ from tesla_at_home.agent.events import (
     Now,
     OfferRefused,
     Ordered,
+    OutputLost,
     ProjectSeen,
     Proved,
+    Rechecked,
     Refused,
     Room,
     StepDone,
@@ -43,11 +45,12 @@ from tesla_at_home.agent.events import (
 )
 from tesla_at_home.agent.state import Identity, State
 from tesla_at_home.agent.tables import IN_CHILD
-from tesla_at_home.policy.budget import used_up
+from tesla_at_home.policy.budget import Left, left, used_up
 from tesla_at_home.policy.deadlines import clock_off_s
 from tesla_at_home.policy.gates import Gate, Inputs, Rules, evaluate
 from tesla_at_home.policy.signals import Heard
 from tesla_at_home.settings import Settings, parse_hours
+from workunits.wire.limits import HOLDING
 
 
 class Machine:
@@ -98,6 +101,12 @@ class Machine:
         ]
         return min(ends, default=None)
 
+    def left_today(self) -> Left:
+        """What a transfer that begins now may move."""
+        state, limits = self.state, self.state.settings.limits
+        now_ms = state.trusted_now()
+        return left(state.books.used, now_ms, down_mb=limits.down_mb, up_mb=limits.up_mb)
+
     def is_idle(self) -> bool:
         """Nothing held, nothing to send, and the project had no work (`run --until-idle`)."""
         state = self.state
@@ -118,6 +127,7 @@ class Machine:
         talk = state.books.talk
         has_saved = talk.state in ("saved", "sending")
         assert (talk.saved is not None) == has_saved, "saved request and exchange disagree"
+        assert len(state.units) <= HOLDING, "more is held than can be spoken of"
         assert sum(u.state == "uploading" for u in state.units.values()) <= 1, "two uploads"
         leased = {u.lease for u in state.units.values() if u.state == "leased"}
         assert state.unproved <= leased, "a lease that is settled waits for a look"
@@ -216,13 +226,15 @@ _HANDLERS: Final[dict[type, Callable[[State, Any], None]]] = {
     OfferRefused: holding.on_refused,
     Fetched: fetching.on_fetched,
     FetchFailed: fetching.on_fetch_failed,
+    Rechecked: mending.on_rechecked,
     Uploaded: fetching.on_uploaded,
     UploadFailed: fetching.on_upload_failed,
+    OutputLost: mending.on_output_lost,
     Moved: fetching.on_moved,
     ChildReady: computing.on_ready,
     UnitStarted: computing.on_started,
     StepDone: computing.on_step,
     UnitDone: computing.on_done,
-    UnitFailed: computing.on_failed,
+    UnitFailed: mending.on_failed,
     ChildGone: computing.on_gone,
 }

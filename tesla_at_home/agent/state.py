@@ -26,6 +26,7 @@ from tesla_at_home.agent.tables import (
     next_unit,
 )
 from tesla_at_home.agent.view import Entry
+from tesla_at_home.policy.backoff import delay_s
 from tesla_at_home.policy.budget import Used
 from tesla_at_home.policy.deadlines import SignedTime, lease_now, trusted_now
 from tesla_at_home.policy.gates import Gate
@@ -55,11 +56,18 @@ class Child:
 
 
 @dataclass(slots=True)
-class Lane:
-    """One kind of transfer: what is under way, and when it may be tried again."""
+class Tries:
+    """Of one thing that may fail: how often it did in a row, and when it is tried again."""
 
     failures: int = 0
     retry_s: float = 0.0
+    absent: int = 0  # how often the project said that it does not have it
+
+    def failed(self, now: Now, *, first_s: float, most_s: float) -> None:
+        """Once more: wait longer."""
+        self.failures += 1
+        wait_s = delay_s(self.failures, first_s=first_s, most_s=most_s, draw=now.draw)
+        self.retry_s = now.boot_s + wait_s
 
 
 class UnitFields(TypedDict, total=False):
@@ -71,8 +79,10 @@ class UnitFields(TypedDict, total=False):
     steps_done: int
     starts: int
     crashes: int
-    outcome: str
-    output: Digest
+    crashed_at: int
+    mended: int
+    outcome: str | None
+    output: Digest | None
     output_size: int
     code: str
     detail: str
@@ -110,9 +120,11 @@ class State:
     child: Child | None = None
     missing: dict[LeaseId, set[Need]] = field(default_factory=dict)
     fetching: Need | None = None
-    down: Lane = field(default_factory=Lane)
-    up: Lane = field(default_factory=Lane)
-    exchange: Lane = field(default_factory=Lane)
+    down: dict[Need, Tries] = field(default_factory=dict)
+    up: dict[LeaseId, Tries] = field(default_factory=dict)
+    exchange: Tries = field(default_factory=Tries)
+    look: Tries = field(default_factory=Tries)
+    clock: Tries = field(default_factory=Tries)  # asking for the time, while clocks differ
     errand: Literal["look", "enrol"] | None = None  # under way in the exchange's lane
     is_project_fresh: bool = False
     project_seen_s: float | None = None
@@ -204,6 +216,7 @@ class State:
         if after == "dropped":
             del self.units[lease]
             self.missing.pop(lease, None)
+            self.up.pop(lease, None)
             self.command(Forget(lease, self._inputs_of_no_other(unit)))
             return
         self.units[lease] = replace(unit, state=after, story=story, **fields)
@@ -250,6 +263,12 @@ class State:
         """Units in one of `states`, the one that must be done first in front."""
         found = [unit for unit in self.units.values() if unit.state in states]
         return sorted(found, key=lambda unit: (unit.deadline_ms, unit.lease))
+
+    def models_in_use(self) -> frozenset[Digest]:
+        return frozenset(u.facts.model for u in self.units.values() if u.facts is not None)
+
+    def manifests_in_use(self) -> frozenset[Digest]:
+        return frozenset(unit.offer.manifest for unit in self.units.values())
 
     def _inputs_of_no_other(self, gone: HeldUnit) -> tuple[Digest, ...]:
         # From the offers, since a unit that is not proved yet may share an input too.

@@ -21,7 +21,7 @@ UnitState = Literal[
 UnitCause = Literal[
     "proved", "refused", "complete", "started", "gate_closed", "gate_opened", "child_gone",
     "finished", "finished_large", "upload_started", "upload_ended", "uploaded", "failed", "returned",
-    "restarted", "receipted", "payload_missing", "aborted", "quarantined",
+    "restarted", "receipted", "payload_missing", "aborted", "quarantined", "damaged", "output_lost",
 ]  # fmt: skip
 
 UNIT: Final[dict[tuple[UnitState, UnitCause], UnitState]] = {
@@ -41,6 +41,12 @@ UNIT: Final[dict[tuple[UnitState, UnitCause], UnitState]] = {
     ("computed", "upload_started"): "uploading",
     ("uploading", "upload_ended"): "computed",
     ("uploading", "uploaded"): "to_report",
+    # The output is not what was computed any more: put together again from the spool.
+    ("uploading", "output_lost"): "ready",
+    # A file of the unit is not what was fetched any more: forgotten, proved and fetched again.
+    ("ready", "damaged"): "leased",
+    ("computing", "damaged"): "leased",
+    ("stopped", "damaged"): "leased",
     ("computing", "failed"): "to_report",
     ("stopped", "failed"): "to_report",
     ("ready", "failed"): "to_report",
@@ -50,6 +56,7 @@ UNIT: Final[dict[tuple[UnitState, UnitCause], UnitState]] = {
     ("computing", "returned"): "to_report",
     ("stopped", "returned"): "to_report",
     ("computed", "returned"): "to_report",
+    ("uploading", "returned"): "to_report",
     ("leased", "restarted"): "leased",
     ("fetching", "restarted"): "leased",
     ("ready", "restarted"): "leased",

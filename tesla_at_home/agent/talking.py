@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tesla_at_home.agent import holding
 from tesla_at_home.agent.books import SavedRequest
 from tesla_at_home.agent.commands import EnrolAgain, LookAtProject, Post
-from tesla_at_home.agent.state import State
+from tesla_at_home.agent.state import State, Tries
 from tesla_at_home.agent.tables import PENDING
 from tesla_at_home.policy.budget import Ask, ask
 from workunits.trust import digests
@@ -25,8 +25,6 @@ from workunits.wire.messages import (
     WorkRequest,
 )
 
-# The project's metadata are signed anew within a day; a key that is withdrawn counts within this.
-LOOK_AGAIN_S: Final = 3600.0
 # A vehicle that only computes asks this often whether its units were recalled (DESIGN 6).
 CONTACT_S: Final = 6 * 3600.0
 _SECONDS_AT_MOST: Final = Seconds(limits.LEASE_SECONDS)
@@ -42,38 +40,49 @@ def advance(state: State) -> None:
     """Speak, if there is something to say and it is time."""
     if state.is_exchange_busy() or not state.gate.link_is_ours():
         return
-    if state.unproved:
-        _look(state)
-        return
     talk = state.books.talk
-    if talk.state == "idle" and not _has_to_speak(state):
-        return
-    if not state.is_due(state.exchange.retry_s) or _looks_first(state):
-        return
-    _SPEAK[talk.state](state)
+    has_to = talk.state != "idle" or _has_to_speak(state)
+    speaks = has_to and state.is_due(state.exchange.retry_s)
+    if _is_look_due(state, speaks):
+        state.errand = "look"
+        state.command(LookAtProject())
+    elif speaks:
+        _SPEAK[talk.state](state)
 
 
-def _looks_first(state: State) -> bool:
-    """Whether the project's metadata are brought up to date before anything is said."""
-    seen_s = state.project_seen_s
-    if seen_s is not None and state.now.boot_s < seen_s + LOOK_AGAIN_S:
-        return False
-    _look(state)
-    return True
+def _is_look_due(state: State, speaks: bool) -> bool:
+    """Whether the project's metadata are looked at now.
 
-
-def _look(state: State) -> None:
-    """Bring the project's metadata up to date."""
-    state.errand = "look"
-    state.command(LookAtProject())
+    Before anything is said, and while the gate is open also by itself: metadata that went stale
+    leave nothing to say, and only another look can change that.
+    """
+    if state.unproved and not state.look.failures:
+        return True
+    is_wanted = speaks or state.gate.is_open or bool(state.unproved)
+    return is_wanted and state.is_due(state.look.retry_s)
 
 
 def _has_to_speak(state: State) -> bool:
+    if _asks_the_time(state):
+        return True
     if _reportable(state) and state.is_due(state.report_at_s):
         return True
     if state.books.talk.nonce is not None and state.is_due(state.report_at_s):
         return True
     return _wants_work(state) or _is_contact_due(state)
+
+
+def _asks_the_time(state: State) -> bool:
+    """While only a clock keeps the gate closed: it may be the project's, and then set right by now."""
+    if not _is_clock_in_doubt(state):
+        state.clock = Tries()
+        return False
+    return state.is_due(max(state.clock.retry_s, state.report_at_s))
+
+
+def _is_clock_in_doubt(state: State) -> bool:
+    failing = state.gate.failing()
+    return failing is not None and failing.name == "clock"
 
 
 def _wants_work(state: State) -> bool:
@@ -112,7 +121,11 @@ def _ask(state: State) -> Ask:
 
 
 def _make(state: State) -> None:
-    talk = state.books.talk
+    network, talk = state.settings.network, state.books.talk
+    if _is_clock_in_doubt(state):
+        state.clock.failed(
+            state.now, first_s=network.backoff_first_s, most_s=network.backoff_most_s
+        )
     reports = tuple(_reportable(state))
     wish = _wish(state)
     request = WorkRequest(
@@ -133,7 +146,7 @@ def _make(state: State) -> None:
         sealed=sealed,
         digest=digests.of_request(sealed.payload),
         reports=reports,
-        asks_for_work=wish is not None and wish.units > 0,
+        wished=0 if wish is None else wish.units,
     )
     state.put_talk("made", replace(talk, saved=saved, refused_code=None, refused_times=0))
     _send(state)

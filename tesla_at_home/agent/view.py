@@ -68,3 +68,7 @@ class View:
     fault: str | None  # what last went wrong with the project, in one line
     last_contact_ms: int | None
     next_contact_ms: int | None
+
+    def is_paused(self, now_ms: int) -> bool:
+        """Whether the owner's pause holds."""
+        return self.paused_until_ms is not None and now_ms < self.paused_until_ms

@@ -6,6 +6,7 @@ Decides from counts; does not count. A day begins at noon UTC, so that a night i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from msgspec import Struct
@@ -45,13 +46,28 @@ def next_day_ms(now_ms: Milliseconds) -> Milliseconds:
     return Milliseconds((day_of(now_ms) + 1) * _DAY_MS + _DAY_MS // 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Bytes that may still go over the link today."""
+
+    down: int
+    up: int
+
+
+def left(used: Used, now_ms: Milliseconds, *, down_mb: float, up_mb: float) -> Left:
+    """What is left of today's budgets."""
+    today = used if used.day == day_of(now_ms) else Used()
+    return Left(
+        down=max(0, ceil(down_mb * 1e6) - today.down), up=max(0, ceil(up_mb * 1e6) - today.up)
+    )
+
+
 def used_up(used: Used, now_ms: Milliseconds, *, down_mb: float, up_mb: float) -> str | None:
     """What is used up today, `down` or `up`; None while both are left."""
-    if used.day != day_of(now_ms):
-        return None
-    if used.down >= down_mb * 1e6:
+    rest = left(used, now_ms, down_mb=down_mb, up_mb=up_mb)
+    if not rest.down:
         return "down"
-    return "up" if used.up >= up_mb * 1e6 else None
+    return None if rest.up else "up"
 
 
 @dataclass(frozen=True, slots=True)

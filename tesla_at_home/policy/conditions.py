@@ -22,6 +22,7 @@ FOR_EVER: Final = 2**53 - 1
 
 _MINUTE_MS: Final = 60_000
 _DAY_MINUTES: Final = 24 * 60
+_HOUR_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,19 @@ def _clock(bands: Bands, now: Inputs) -> Found:
     off_s = now.clock_off_s
     if off_s is None or abs(off_s) <= now.rules.clock_off_s:
         return Found("yes", "the clock is right")
-    side = "ahead" if off_s > 0 else "behind"
     return Found(
         "no",
-        f"this computer's clock is {abs(off_s) / 60:.0f} minutes {side}; "
-        "run `sudo timedatectl set-ntp true`",
+        f"this computer's clock and the project's differ by {_span(abs(off_s))}; "
+        "if this computer's is wrong, run `sudo timedatectl set-ntp true`",
     )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 2 * _HOUR_S:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 48 * _HOUR_S:
+        return f"{seconds / _HOUR_S:.0f} hours"
+    return f"{seconds / (24 * _HOUR_S):.0f} days"
 
 
 def _budget(bands: Bands, now: Inputs) -> Found:

@@ -64,7 +64,7 @@ class GateView:
     """The gate as the owner sees it."""
 
     is_open: bool
-    since_ms: int
+    since_ms: int  # of the reason; without one, of being open or closed
     reason: str | None  # name of the first failing condition, or `CALM`
     sentence: str
     until_ms: int | None
@@ -97,14 +97,15 @@ class Gate:
         """For `why` and `status`."""
         failing = self.failing()
         if failing is not None:
-            said = (failing.name, failing.sentence, failing.until_ms)
+            since_ms, until_ms = failing.since_ms, failing.until_ms
+            reason, sentence = failing.name, failing.sentence
         elif self.is_open:
-            said = ("", "all conditions hold", None)
+            since_ms, until_ms = self.since_ms, None
+            reason, sentence = None, "all conditions hold"
         else:
-            said = (CALM, "all conditions hold; waiting a while to be sure", self.opens_at_ms)
-        return GateView(
-            self.is_open, self.since_ms, said[0] or None, said[1], said[2], self.conditions
-        )
+            since_ms, until_ms = self.since_ms, self.opens_at_ms
+            reason, sentence = CALM, "all conditions hold; waiting a while to be sure"
+        return GateView(self.is_open, since_ms, reason, sentence, until_ms, self.conditions)
 
 
 def evaluate(before: Gate, now: Inputs) -> Gate:

@@ -89,6 +89,10 @@ def test_an_owner_joins_by_answering(car: Car, project: FakeProject) -> None:
     assert isinstance(owner, NewOwner)
     assert not owner.is_public
     assert CODE.findall(done.stdout) == [owner.code]
+    assert "not be listed" in done.stderr
+    assert "short waits (network.*)" in done.stderr
+    assert "0 s; gate.calm_s does not count" in done.stderr
+    assert f"Next: `tesla-at-home --dir {car.directory} run`" in done.stdout
     assert enrolled.consent.terms == digests.plain(TERMS_TEXT.encode())
     assert enrolled.consent.scopes == ("compute",)
     assert car.reads("status")["owner_name"] == "brave-otter"
@@ -195,7 +199,9 @@ def test_secrets_come_from_standard_input_or_the_environment(
         (("--vehicle", "wall-connector:10.0.0.9"), 1, "not available yet"),
         (("--owner", "/nowhere/code"), 1, "No such file"),
         (("--owner", "-"), 1, "standard input: empty"),
-        (("--vehicle-name", "x" * 65), 1, "the project would not take this"),
+        (("--vehicle-name", "x" * 65), 2, "a name has 1 to 64 characters, not 65"),
+        (("--vehicle-name", "a\x1bb"), 2, "U+001B"),
+        (("--name", ""), 2, "'--name'"),
     ],
 )
 def test_bad_words_at_the_door_are_one_line(
@@ -203,6 +209,7 @@ def test_bad_words_at_the_door_are_one_line(
 ) -> None:
     done = car.does("join", project.url, "--yes", "--accept-terms", *words, code=code)
     assert line in done.stderr
+    assert "fingerprint:" not in done.stderr
     assert project.enrolments == []
 
 
@@ -218,11 +225,17 @@ def test_a_misspelt_script_names_the_nearest_word(car: Car, project: FakeProject
     [
         ("http://example.org", "not encrypted"),
         ("example.org", "no address"),
-        ("http://127.0.0.1:1", "no connection"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1: no connection: nothing listens there"),
+        ("https://no-such-host.invalid", "no such host"),
     ],
 )
 def test_what_is_no_project(url: str, line: str, car: Car) -> None:
     assert line in car.does("join", url, code=1).stderr
+
+
+def test_a_server_without_tls(car: Car, project: FakeProject) -> None:
+    url = project.url.replace("http:", "https:")
+    assert f"{url}: no TLS there" in car.does("join", url, code=1).stderr
 
 
 def test_a_server_that_is_no_project(car: Car, project: FakeProject) -> None:
@@ -266,7 +279,10 @@ def test_leaving_ends_the_consent_even_when_nobody_can_be_told(
     project.is_gone = True
     done = car.does("leave", "--yes", code=1)
     assert "nothing is computed here any more" in done.stderr
-    assert "you have ended your consent" in car.does("why").stdout
+    for word in ("why", "status"):
+        shown = car.does(word).stdout
+        assert "you have ended your consent" in shown
+        assert f"run `tesla-at-home --dir {car.directory} leave` again" in shown
     assert (car.directory / "key.pem").exists()
     project.is_gone = False
     project.lose_replies = 1
@@ -305,11 +321,11 @@ def _wait_for(car: Car, words: str, *, is_wanted: bool = True) -> None:
 
 def test_orders_reach_a_running_agent(car: Car, running: subprocess.Popen[str]) -> None:
     assert car.reads("status")["is_running"] is True
-    assert "another `tesla-at-home run`" in car.does("run", code=1).stderr
+    assert "another `tesla-at-home --dir" in car.does("run", code=1).stderr
     car.does("pause", "--for", "1h30m")
     _wait_for(car, "paused by you")
     shown = car.does("why").stdout
-    assert "`tesla-at-home resume`" in shown
+    assert f"`tesla-at-home --dir {car.directory} resume`" in shown
     assert re.search(r"not paused +no +paused by you", shown)
     car.does("resume")
     _wait_for(car, "paused by you", is_wanted=False)
@@ -349,13 +365,17 @@ def test_a_directory_that_never_joined_says_how(car: Car) -> None:
 
 def test_orders_outlast_an_agent_that_is_not_running(car: Car) -> None:
     car.joins()
-    assert "Paused until `tesla-at-home resume`" in car.does("pause").stdout
+    resume = f"`tesla-at-home --dir {car.directory} resume`"
+    assert f"Paused until {resume}" in car.does("pause").stdout
     assert car.reads("status")["paused_until_ms"] is not None
-    car.does("resume")
-    car.does("finish")
+    assert f"paused by you until {resume}" in car.does("status").stdout
+    assert "Resumed" in car.does("resume").stdout
+    assert "Nothing was paused" in car.does("resume").stdout
+    assert "will be finished" in car.does("finish").stdout
     assert car.reads("status")["is_finishing"] is True
     assert car.reads("status")["paused_until_ms"] is None
-    assert car.does("pause", "--for", "soon", code=2).stdout == ""
+    done = car.does("pause", "--for", "soon", code=2)
+    assert (done.stdout, "'--for'" in done.stderr) == ("", True)
 
 
 def test_the_history_begins_with_the_joining(car: Car, project: FakeProject) -> None:
@@ -387,7 +407,12 @@ def test_settings_are_read_changed_and_refused(car: Car) -> None:
     assert car.reads("config", "get", "gate.temperature")["value"] is None
     assert "from 0.05 to 100" in car.does("config", "set", "duty", "0", code=1).stderr
     assert "no setting is called" in car.does("config", "get", "color", code=1).stderr
-    assert "bicycle" in car.does("config", "set", "vehicle.sources", "bicycle", code=2).stderr
+    done = car.does("config", "set", "vehicle.sources", "bicycle", code=1)
+    assert "vehicle.sources: 'bicycle'" in done.stderr
+    assert "--vehicle" not in done.stderr
+    assert "from 0 to 100" in car.does("config", "set", "gate.charge_floor", "-1", code=1).stderr
+    done = car.does("config", "set", "network.home", "foo", code=1)
+    assert "network trust-current" in done.stderr
     every = json.loads(car.does("config", "list", "--json").stdout)
     assert {"limits.duty", "gate.hours", "network.home"} < {each["name"] for each in every}
 
@@ -408,7 +433,14 @@ def test_no_networkmanager_is_one_line(car: Car, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("doctor",), ("energy",), ("export", "x.json"), ("web",), ("service", "install", "--user")],
+    [
+        ("doctor",),
+        ("energy",),
+        ("export", "x.json"),
+        ("web",),
+        ("service", "install", "--user"),
+        ("service",),
+    ],
 )
 def test_later_commands_say_so(words: tuple[str, ...], car: Car) -> None:
     assert "is not available yet" in car.does(*words, code=1).stderr

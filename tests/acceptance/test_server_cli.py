@@ -176,6 +176,9 @@ def test_every_command_explains_itself(server: Server) -> None:
         ("owner", "ban", "x"),
         ("token", "create"),
         ("keys", "rotate", "--now"),
+        ("keys",),
+        ("token",),
+        ("simulate",),
         ("serve", "--database", "postgresql://x"),
         ("serve", "--blobs", "s3://x"),
     ],
@@ -246,6 +249,30 @@ def test_init_makes_a_private_directory_and_only_once(tmp_path: Path) -> None:
     assert status["fingerprint"] == found[1].replace(" ", "").strip()
 
 
+def test_init_leaves_a_folder_with_other_things_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "thesis.txt" in one_error_line(Server(tmp_path)("init"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "thesis.txt").rename(tmp_path / "keys")  # as of an init that was cut off
+    (tmp_path / "keys").unlink()
+    (tmp_path / "keys").mkdir()
+    assert Server(tmp_path)("init").code == 0
+
+
+def test_an_estimate_is_in_words(published: Server, tmp_path: Path) -> None:
+    asked = ("batch", "estimate", "--model", "mlp", "--input", tmp_path / "rows.npz")
+    ran = published(*asked, "--rows-per-unit", "20", "--quorum", "3", "--step", "30")
+    assert "3 times a unit, 6 in all" in ran.out
+    assert "--step 30" in ran.err
+    assert "the model was not run" in ran.err
+    assert "once a unit, 1 in all" in published(*asked, "--quorum", "1").out
+
+
+def test_vehicles_never_ask_without_a_pause(server: Server) -> None:
+    ran = server("serve", "--no-work-wait", "0s")
+    assert (ran.code, "'--no-work-wait'" in ran.err) == (2, True)
+
+
 def test_migrate_changes_nothing_that_is_up_to_date(server: Server) -> None:
     ran = server("migrate")
     assert (ran.code, "nothing was changed" in ran.out) == (0, True)
@@ -257,6 +284,19 @@ def test_doctor_finds_what_is_wrong(server: Server) -> None:
     ran = server("doctor")
     assert ran.code == 1
     assert "chmod 600 batch.pem" in ran.out
+
+
+def test_doctor_names_a_batch_whose_blobs_are_damaged(published: Server, tmp_path: Path) -> None:
+    submit(published)
+    assert published("doctor").code == 0
+    [tree] = (
+        found for found in (published.folder / "blobs" / "trees").rglob("*") if found.is_file()
+    )
+    tree.write_bytes(tree.read_bytes()[:-1])
+    ran = published("doctor")
+    assert ran.code == 1
+    assert f"batch {tree.name[:12]}" in ran.out
+    assert "backup" in ran.out
 
 
 # --- models and batches -------------------------------------------------------------------------
@@ -285,6 +325,12 @@ def test_a_model_is_listed_shown_and_retired(published: Server) -> None:
     assert "no model called x" in one_error_line(published("model", "show", "x"))
 
 
+def test_a_model_without_floats_is_one_of_integers(server: Server, tmp_path: Path) -> None:
+    models.integers().write(tmp_path / "whole.onnx")
+    ran = server("model", "add", tmp_path / "whole.onnx", "--name", "whole", "--public-data")
+    assert (ran.code, ", integers" in ran.out) == (0, True)
+
+
 def test_a_batch_from_submission_to_cancellation(published: Server, tmp_path: Path) -> None:
     batch = submit(published)
     shown = published("batch", "show", batch[:8], "--json").fields
@@ -297,6 +343,7 @@ def test_a_batch_from_submission_to_cancellation(published: Server, tmp_path: Pa
     assert "not running any more" in one_error_line(published("batch", "cancel", batch))
     ran = published("batch", "results", batch, "--output", output, "--json")
     assert ran.fields["row_status"] == {"cancelled": 40}
+    assert "no row has an answer" in ran.err
     watched = published("batch", "watch", batch)
     assert watched.code == 1
     assert "cancelled" in one_error_line(watched)
@@ -320,6 +367,8 @@ def test_an_answer_counts_classes_and_failed_rows(published: Server, tmp_path: P
     made = published("batch", "results", batch, "--output", output, "--json").fields
     assert (made["rows"], made["rows_failed"]) == (40, 20)
     assert made["classes"] == {"red": 20, "green": 0, "blue": 0, "black": 0}
+    numbered = published("batch", "results", batch, "--output", tmp_path / "answer.npz")
+    assert "from 0 in the order below" in numbered.out
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["row_status"] for line in lines] == ["ok"] * 20 + ["unit_failed"] * 20
     assert lines[0]["top_labels"] == ["red", "green"]
@@ -348,6 +397,7 @@ def test_quorum_1_says_that_nothing_is_cross_checked(published: Server, tmp_path
         (("--assurance", "audited"), 1, "not available yet"),
         (("--assurance", "exact"), 1, "not available yet"),
         (("--deadline", "soon"), 2, "14d"),
+        (("--deadline", "soon"), 2, "'--deadline'"),
         (("--top", "3"), 2, "--kind classify"),
         (("--kind", "classify", "--top", "9"), 1, "--top 9"),
         (("--quorum", "99"), 1, "--quorum 99"),

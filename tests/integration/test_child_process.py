@@ -283,6 +283,88 @@ def test_what_it_will_not_run_it_says_in_one_line(
     assert pid is not None
 
 
+def test_nothing_is_written_at_home(
+    tmp_path: Path, posted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime writes an identifier below ~/.cache and phones home, unless it is told not to.
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    runner = ChildRunner(posted.put, tmp_path / "child.log")
+    try:
+        runner.run(job_in(tmp_path, models.mlp()))
+        assert isinstance(posted.next((UnitDone, ChildGone)), UnitDone)
+    finally:
+        runner.close()
+    assert list(home.rglob("*")) == []
+
+
+def test_it_has_no_network_where_that_can_be_given_up(
+    tmp_path: Path, runner: ChildRunner, posted: Posted
+) -> None:
+    give_up = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) != 0)"
+    may = subprocess.run([sys.executable, "-c", give_up], timeout=60, check=False)
+    runner.run(job_in(tmp_path, models.mlp(), duty=1.0))
+    posted.next(StepDone)
+    if may.returncode != 0:
+        assert "keeps its network" in (tmp_path / "child.log").read_text()
+        return
+    devices = Path(f"/proc/{runner.pid()}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+    assert os.readlink(f"/proc/{runner.pid()}/ns/net") != os.readlink("/proc/self/ns/net")
+
+
+def test_an_agent_that_is_silent_while_it_loads_ends_it(tmp_path: Path) -> None:
+    # In the place of numpy lies a module that never finishes loading.
+    (tmp_path / "numpy.py").write_text("import threading\nthreading.Event().wait()\n")
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    try:
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "tesla_at_home.adapters.runner_child",
+                str(in_read), str(out_write), str(os.getpid()),
+            ],
+            pass_fds=(in_read, out_write),
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            timeout=30,
+            check=False,
+        )  # fmt: skip
+    finally:
+        for pipe in (in_read, in_write, out_read, out_write):
+            os.close(pipe)
+    assert done.returncode == 0
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, posted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A child that is told to talk much would block on a pipe that nobody reads.
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    for log in (Path("/dev/full"), tmp_path / "no" / "folder" / "log"):
+        runner = ChildRunner(posted.put, log)
+        try:
+            runner.run(job_in(tmp_path, models.mlp()))
+            assert isinstance(posted.next((UnitDone, ChildGone)), UnitDone)
+        finally:
+            runner.close()
+
+
+def test_a_full_disk_is_said_in_one_line(
+    tmp_path: Path, runner: ChildRunner, posted: Posted
+) -> None:
+    (tmp_path / "1.part").symlink_to("/dev/full")
+    runner.run(job_in(tmp_path, models.mlp()))
+    failed = posted.next((UnitFailed, ChildGone))
+    assert isinstance(failed, UnitFailed)
+    assert (failed.code, failed.detail) == (
+        "disk_full",
+        "the unit's files: No space left on device",
+    )
+
+
 AGENT = """
 import sys, threading
 from pathlib import Path

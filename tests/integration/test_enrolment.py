@@ -45,7 +45,7 @@ def departed(sealed: Envelope) -> Departed:
 
 
 def enrol(door: Enrolments, request: Enrolment, network: str | None = None) -> Enrolled:
-    return enrolled(door.enrol(request, ASKED, network))
+    return enrolled(door.enrol(request, digests.of_request(codec.pack(request)), network))
 
 
 def work(server: WorkServer, vehicle: ModelVehicle, units: int = 2) -> Reply:
@@ -56,7 +56,7 @@ def work(server: WorkServer, vehicle: ModelVehicle, units: int = 2) -> Reply:
 
 def test_joining_makes_an_owner_with_a_pseudonym(server: WorkServer, door: Enrolments) -> None:
     vehicle = ModelVehicle(1, 1)
-    answer = enrol(door, vehicle.enrolment())
+    answer = enrolled(door.enrol(vehicle.enrolment(), ASKED, None))
     assert answer.in_reply_to == ASKED
     assert answer.vehicle == digests.of_key(vehicle.public_key)
     assert answer.epoch == 1
@@ -226,9 +226,9 @@ def test_erasing_leaves_credit_and_results_but_nobody(server: WorkServer, door: 
     assert (erased.is_public, erased.code_digest) == (False, None)
     gone = departed(door.leave(fleet[2].departure(erase=True), digests.plain(b"other")))
     assert gone.erased
-    # The name, the code and even the key are free again.
-    server.clock.pass_s(1)
-    assert enrol(door, fleet[0].enrolment(name="secret 1")).owner != erased.id
+    # The name and the code are free again, the key is not.
+    newcomer = ModelVehicle(9, 1)
+    assert enrol(door, newcomer.enrolment(name="secret 1")).owner != erased.id
 
 
 def test_a_draw_that_is_taken_is_drawn_again(server: WorkServer, door: Enrolments) -> None:

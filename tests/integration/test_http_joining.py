@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import msgspec
@@ -73,7 +74,11 @@ def test_the_network_is_that_of_the_client_behind_the_proxy(site: Grounds) -> No
     post(site, "/v1/enrol", enrolment(), X_Forwarded_For="203.0.113.9")
     # What the client itself wrote stands before what our proxy added, and is not believed.
     post(site, "/v1/enrol", enrolment(), X_Forwarded_For="127.0.0.1, 198.51.100.7")
-    assert site.enrolments.networks == [None, "203.0.113.0/24", "198.51.100.0/24"]
+    # Who could write whatever they like is counted together with all who do.
+    for nonsense in ("garbage", "127.0.0.1", "1.2.3.4:x", "::1"):
+        post(site, "/v1/enrol", enrolment(), X_Forwarded_For=nonsense)
+    networks = site.enrolments.networks
+    assert networks == ["unknown", "203.0.113.0/24", "198.51.100.0/24", *["unknown"] * 4]
 
 
 def test_nobody_but_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
@@ -110,3 +115,17 @@ def test_a_message_at_the_wrong_door_is_refused(site: Grounds) -> None:
     assert (answer.status_code, code_of(answer)) == (415, "wrong_payload_type")
     answer = post(site, "/v1/enrol", departure(), Content_Type="application/json")
     assert (answer.status_code, code_of(answer)) == (415, "wrong_content_type")
+
+
+def test_reads_do_not_wait_for_those_who_write(site: Grounds) -> None:
+    """As when another process holds the write lock: all who join wait, and everything else goes on."""
+    site.enrolments.may_go.clear()
+    with ThreadPoolExecutor(40) as pool:
+        joining = [pool.submit(post, site, "/v1/enrol", enrolment()) for _ in range(40)]
+        busy = next(done.result() for done in as_completed(joining))
+        assert (busy.status_code, code_of(busy)) == (503, "busy")
+        for path in ("/v1/blobs/" + "00" * 32, "/metadata/none.json", "/leaderboard", "/healthz"):
+            assert requests.get(site.url + path, timeout=5).status_code in (200, 404)
+        site.enrolments.may_go.set()
+        statuses = [done.result().status_code for done in joining]
+    assert (statuses.count(200), statuses.count(503)) == (4, 36)

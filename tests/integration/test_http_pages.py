@@ -50,7 +50,7 @@ def add_owner(site: Grounds, number: int, name: str, kflop: int, *, is_public: b
                 vehicle, owner, bytes(32), "car", "active", None, "1", now, now,
                 SessionId(bytes(16)), 0, digests.ZERO, None, None,
             ),
-            ConsentRow(vehicle, Digest(bytes(32)), "1", now, "compute", now),
+            ConsentRow(vehicle, Digest(bytes(32)), "1", now, "compute", now, Digest(bytes(32))),
         )  # fmt: skip
         repositories.credit.grant([Crediting(number, owner, vehicle, kflop, now, "valid")])
 

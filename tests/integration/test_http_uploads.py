@@ -6,6 +6,7 @@ import hmac
 import http.client
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,7 +15,7 @@ import requests
 
 from server.domain.names import output_blob
 from server.domain.records import BatchRow, ConsentRow, NewUnit, OwnerRow, VehicleRow
-from server.domain.work import LeaseGrant, ReplicaEnd
+from server.domain.work import LeaseGrant, ReplicaEnd, ReportTaken
 from server.http.problems import Problem
 from server.http.uploads import Received
 from tests.support.http_doors import TICKET_KEY, Grounds, grounds
@@ -28,15 +29,19 @@ from workunits.values import (
     OwnerId,
     SessionId,
 )
-from workunits.wire import limits
+from workunits.wire import limits, tensors
+from workunits.wire.messages import TensorSpec
 
-PAYLOAD = b"result " * 400_000  # 2.8 MB: several pieces
+SIZE = 2_800_000  # several pieces
+OUTPUTS = (TensorSpec(name="y", dtype="uint8", shape=(SIZE - 80,)),)
+PAYLOAD = b"result " * (tensors.payload_bytes(OUTPUTS, 1) // 7 + 1)
+PAYLOAD = PAYLOAD[: tensors.payload_bytes(OUTPUTS, 1)]
 DIGEST = digests.of_tensors(PAYLOAD)
 NOW = Milliseconds(1_800_000_000_000)
 BATCH = BatchId(b"b" * 16)
 OWNER = OwnerId(b"o" * 16)
 VEHICLE = KeyId(b"v" * 32)
-UNITS = 32
+UNITS = 48
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +59,12 @@ def add_batch(site: Grounds) -> None:
                 VEHICLE, OWNER, bytes(32), "car", "active", None, "1", NOW, NOW,
                 SessionId(bytes(16)), 0, digests.ZERO, None, None,
             ),
-            ConsentRow(VEHICLE, Digest(bytes(32)), "1", NOW, "compute", NOW),
+            ConsentRow(VEHICLE, Digest(bytes(32)), "1", NOW, "compute", NOW, Digest(bytes(32))),
         )  # fmt: skip
         repositories.batches.add(
             BatchRow(
                 BATCH, "model", "tensor", b"{}", "running", 1, "replicated", UNITS, UNITS, 1, 3600,
-                NOW, Milliseconds(NOW + 10**9), Digest(bytes(32)), "trees/00",
+                NOW, Milliseconds(NOW + 10**9), site.publish(OUTPUTS), "trees/00",
             ),
             [NewUnit(index, index, 1, b"leaf") for index in range(UNITS)],
         )  # fmt: skip
@@ -68,6 +73,15 @@ def add_batch(site: Grounds) -> None:
 @pytest.fixture
 def lease(site: Grounds) -> LeaseId:
     """A lease whose result is awaited."""
+    return new_lease(site)
+
+
+@pytest.fixture
+def other_lease(site: Grounds) -> LeaseId:
+    return new_lease(site)
+
+
+def new_lease(site: Grounds) -> LeaseId:
     with site.database.transaction() as repositories:
         ready = repositories.replicas.ready(BATCH, 0, 1)[0]
         found = LeaseId(hmac.digest(b"lease", str(ready.id).encode(), "sha256")[:16])
@@ -175,8 +189,8 @@ def test_a_wrong_offset_is_told_the_right_one(site: Grounds, lease: LeaseId) -> 
 
 def test_another_payload_begins_at_zero_or_not_at_all(site: Grounds, lease: LeaseId) -> None:
     send(site, lease, PAYLOAD[:1000])
-    other = PAYLOAD[1:]
-    changed = {"Upload_Length": str(len(other)), "Upload_Digest": digests.of_tensors(other).hex()}
+    other = PAYLOAD[::-1]
+    changed = {"Upload_Digest": digests.of_tensors(other).hex()}
     answer = send(site, lease, other[1000:], 1000, **changed)
     assert (answer.status_code, problem_in(answer).received) == (409, 0)
     assert received(send(site, lease, other, 0, **changed)).complete
@@ -194,6 +208,93 @@ def test_bytes_of_another_digest_are_thrown_away(site: Grounds, lease: LeaseId) 
 def test_no_more_than_was_announced_is_taken(site: Grounds, lease: LeaseId) -> None:
     answer = send(site, lease, PAYLOAD + b"more")
     assert (answer.status_code, problem_in(answer).code) == (413, "limit_exceeded")
+
+
+@pytest.mark.parametrize(
+    "size", [1, len(PAYLOAD) - 1, len(PAYLOAD) + 1, limits.TENSOR_PAYLOAD_BYTES]
+)
+def test_only_the_size_of_the_units_output_is_taken(
+    site: Grounds, lease: LeaseId, size: int
+) -> None:
+    answer = send(site, lease, b"x", Upload_Length=str(size))
+    assert (answer.status_code, problem_in(answer).code) == (422, "wrong_size")
+    assert standing(site, lease) == Received(0, 0, False)
+
+
+def test_a_new_payload_takes_the_place_of_the_former_one(site: Grounds, lease: LeaseId) -> None:
+    payloads = [bytes([number]) * len(PAYLOAD) for number in range(3)]
+    for payload in payloads:
+        digest = digests.of_tensors(payload)
+        assert received(send(site, lease, payload, Upload_Digest=digest.hex())).complete
+    kept = [site.blobs.size(output_blob(digests.of_tensors(payload))) for payload in payloads]
+    assert kept == [None, None, len(PAYLOAD)]
+
+
+def test_a_payload_that_another_lease_sent_too_stays(
+    site: Grounds, lease: LeaseId, other_lease: LeaseId
+) -> None:
+    assert received(send(site, lease, PAYLOAD)).complete
+    assert received(send(site, other_lease, PAYLOAD)).complete
+    other = PAYLOAD[::-1]
+    digest = digests.of_tensors(other)
+    assert received(send(site, lease, other, Upload_Digest=digest.hex())).complete
+    assert_stored(site, other_lease)
+
+
+def test_a_payload_that_is_a_result_stays(
+    site: Grounds, lease: LeaseId, other_lease: LeaseId
+) -> None:
+    assert received(send(site, other_lease, PAYLOAD)).complete
+    with site.database.transaction() as repositories:
+        held = repositories.replicas.by_leases([other_lease])[other_lease]
+        repositories.replicas.take(
+            [ReportTaken(held.id, "leased", OWNER, DIGEST, len(PAYLOAD), None, 1, NOW)]
+        )
+        repositories.uploads.delete([other_lease])
+    assert received(send(site, lease, PAYLOAD)).complete
+    other = digests.of_tensors(PAYLOAD[::-1])
+    assert received(send(site, lease, PAYLOAD[::-1], Upload_Digest=other.hex())).complete
+    assert site.blobs.size(output_blob(DIGEST)) == len(PAYLOAD)
+
+
+def test_a_complete_upload_whose_blob_is_gone_is_sent_anew(site: Grounds, lease: LeaseId) -> None:
+    assert received(send(site, lease, PAYLOAD)).complete
+    site.blobs.delete(output_blob(DIGEST))
+    assert standing(site, lease) == Received(0, len(PAYLOAD), False)
+    assert received(send(site, lease, PAYLOAD)).complete
+    assert_stored(site, lease)
+
+
+def test_a_full_disk_costs_no_byte_that_came(site: Grounds, lease: LeaseId) -> None:
+    site.blobs.fail_after(0)
+    answer = send(site, lease, PAYLOAD)
+    assert (answer.status_code, problem_in(answer).code) == (503, "outage")
+    site.blobs.work_again()
+    assert standing(site, lease) == Received(len(PAYLOAD), len(PAYLOAD), True)
+    assert_stored(site, lease)
+
+
+def test_a_lease_past_the_time_for_late_results_takes_nothing(
+    site: Grounds, lease: LeaseId
+) -> None:
+    with site.database.transaction() as repositories:
+        ready = repositories.replicas.ready(BATCH, 0, 1)[0]
+        late = LeaseId(hmac.digest(b"late", str(ready.id).encode(), "sha256")[:16])
+        grant = LeaseGrant(ready.id, OWNER, VEHICLE, late, Milliseconds(1), Milliseconds(3))
+        repositories.replicas.lease([grant])
+    answer = send(site, late, PAYLOAD)
+    assert (answer.status_code, problem_in(answer).code) == (409, "lease_ended")
+
+
+def test_a_damaged_manifest_is_our_fault(tmp_path: Path) -> None:
+    with grounds(tmp_path) as site:
+        add_batch(site)
+        lease = new_lease(site)
+        for blob in (tmp_path / "blobs" / "public").rglob("*"):
+            if blob.is_file():
+                blob.write_bytes(b"damaged")
+        answer = send(site, lease, PAYLOAD)
+        assert (answer.status_code, problem_in(answer).code) == (503, "damaged")
 
 
 def test_no_more_than_the_limit_is_taken(site: Grounds, lease: LeaseId) -> None:

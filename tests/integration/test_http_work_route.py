@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.errors import Outage, Refused
+from server.http import protocol
 from server.http.bodies import MESSAGE_TYPE
 from server.http.problems import CONTENT_TYPE, Problem
 from server.services.exchange import Arrival
@@ -282,3 +283,39 @@ def test_beyond_the_bound_is_busy(tmp_path: Path) -> None:
 def _finished(futures: Sequence[Future[requests.Response]]) -> Iterator[requests.Response]:
     for future in as_completed(futures, timeout=30):
         yield future.result()
+
+
+def test_a_body_without_room_is_told_to_come_again(tmp_path: Path) -> None:
+    with grounds(tmp_path, most_body_bytes=100) as site:
+        for path in ("/v1/work", "/v1/enrol", "/v1/leave"):
+            answer = requests.post(site.url + path, message(), headers=HEADERS, timeout=30)
+            assert (answer.status_code, problem_in(answer).code) == (503, "busy")
+            assert int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\r\n", b"0123456789" * 10])
+def test_nothing_but_another_request_keeps_an_answered_connection(
+    site: Grounds, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    client = connection(site)
+    client.connect()
+    length = 0 if rest == b"\r\n" else 10**9
+    head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    client.sock.sendall(head.encode())
+    assert client.sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+    client.sock.settimeout(10)  # below the keep-alive time
+    client.sock.sendall(rest)
+    assert client.sock.recv(4096) == b""
+    client.close()
+
+
+def test_a_connection_goes_on_after_a_body_that_was_not_wanted(site: Grounds) -> None:
+    client = connection(site)
+    for _ in range(3):
+        client.putrequest("GET", "/healthz")
+        client.putheader("Content-Length", "10")
+        client.endheaders()
+        client.send(b"0123456789")
+        assert client.getresponse().read()
+    client.close()

@@ -196,6 +196,35 @@ def test_sigma_comes_from_rows_of_the_batch_unless_the_model_has_its_own(site: P
     assert manifest_of(site, batch).agreement == facts.calibration.rules
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_without_numbers_do_not_calibrate(site: Publisher, bad: float) -> None:
+    sample = models.mlp()
+    site.add(sample, "mlp")
+    rows = sample.draw(20)["x"].copy()
+    rows[3, 2] = bad
+    data = site.folder / "d.npz"
+    save(data, {"x": rows})
+    manifest = manifest_of(site, site.publishing.submit(submission("mlp", data)))
+    rules = {rule.name: rule for rule in manifest.agreement}
+    assert rules["scores"].rule == "tolerance"
+    assert 0 < rules["scores"].sigma < np.inf
+
+
+def test_rows_on_which_the_model_gives_no_numbers_do_not_calibrate(site: Publisher) -> None:
+    site.add(models.logarithm(), "log")
+    rows = np.ones((6, 3), np.float32)
+    rows[:4] = -1
+    data = site.folder / "d.npz"
+    save(data, {"x": rows})
+    assert site.publishing.submit(submission("log", data)).rows == 6
+    rows[4] = -1
+    save(data, {"x": rows})
+    with pytest.raises(GraphRefused, match="row 0 of the input"):
+        site.publishing.submit(submission("log", data))
+    with pytest.raises(GraphRefused, match="calibration row 0"):
+        site.add(models.logarithm(), "calibrated", data)
+
+
 def test_what_all_rows_share_is_one_payload_in_every_unit(site: Publisher) -> None:
     sample = models.shared()
     site.add(sample, "bank")
@@ -278,6 +307,23 @@ def test_an_estimate_stores_nothing(site: Publisher) -> None:
     site.blobs.fail_after(0)
     found = site.publishing.estimate(submission("mlp", site.data(sample, 25), rows_per_unit=10))
     assert (found.cut.units, found.replicas, found.cut.rows_per_step) == (3, 6, 32)
+    assert found.is_run
+
+
+def test_an_estimate_refuses_what_submitting_would(site: Publisher) -> None:
+    site.add(models.mlp(), "mlp")
+    site.add(models.shared(), "bank")
+    good = site.data(models.mlp(), 5)
+    lines = [f'{{"x": {[0.5] * 8}}}'] * 4 + ["{broken"]
+    broken = site.folder / "broken.jsonl"
+    broken.write_text("\n".join(lines))
+    for asked in (
+        submission("mlp", broken),
+        submission("bank", site.data(models.shared(), 5, "bank.npz")),
+        Submission("mlp", good, "tensor", KindOptions(), shared=good),
+    ):
+        with pytest.raises((DataRefused, Refused)):
+            site.publishing.estimate(asked)
 
 
 # --- answers ------------------------------------------------------------------------------------

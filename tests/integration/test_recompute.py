@@ -142,6 +142,19 @@ def test_a_run_that_fails_is_no_outage(tmp_path: Path) -> None:
         Recompute().run(path, other, raw, None, 2)
 
 
+def test_nothing_is_written_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ONNX Runtime writes an identifier below ~/.cache and phones home, unless it is told not to.
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    sample = models.mlp()
+    path = sample.write(tmp_path / "m.onnx")
+    Recompute().run(path, sample.program(4), payload(sample, 8), None, 8)
+    assert list(home.rglob("*")) == []
+
+
 def test_the_server_itself_loads_none_of_it() -> None:
     heavy = "{'numpy', 'onnx', 'onnxruntime'}"
     code = f"import sys, server.adapters.recompute; print(sorted({heavy} & set(sys.modules)))"

@@ -93,7 +93,27 @@ def test_a_second_run_says_so_in_one_line(directory: Path) -> None:
         )
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "another `tesla-at-home run`" in done.stderr
+    assert f"another `tesla-at-home --dir {directory} run`" in done.stderr
+
+
+def test_it_says_calmly_what_it_does(directory: Path) -> None:
+    command = [sys.executable, "-m", "tesla_at_home.cli", "--dir", str(directory), "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "Ctrl-C stops it" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.read().strip().endswith("ended")
+        finally:
+            process.kill()
+
+
+def test_a_source_written_by_hand_that_is_none_names_the_file(directory: Path) -> None:
+    settings_file.change(directory, "vehicle.sources", ("bicycle",))
+    with pytest.raises(
+        ClientError, match=r"config\.toml: vehicle\.sources: 'bicycle'.*mend the line"
+    ):
+        app.run(directory)
 
 
 def test_an_order_reaches_it_and_leave_ends_it(directory: Path) -> None:

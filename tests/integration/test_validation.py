@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server import settings
-from server.domain.names import output_blob
+from server.domain.names import output_blob, public_blob
 from server.domain.records import UploadRow
 from server.errors import Refused
 from server.ports import Database, Repositories
@@ -28,9 +28,9 @@ from tests.support.work_server import (
     work_server,
 )
 from workunits.trust import digests
-from workunits.values import LeaseId, Milliseconds
-from workunits.wire import tensors
-from workunits.wire.messages import Reply, Report
+from workunits.values import Digest, LeaseId, Milliseconds
+from workunits.wire import codec, limits, tensors
+from workunits.wire.messages import Reply, Report, Unit
 
 UNIT_CREDIT = ROWS * KFLOP_PER_ROW
 
@@ -287,6 +287,20 @@ def test_a_unit_that_changes_while_it_is_compared_is_left_for_the_next_round(
     assert [told(server, vehicle) for vehicle in (late, one, two)] == [["valid"]] * 3
 
 
+def test_a_result_that_is_withdrawn_while_it_is_compared_does_not_count(server: WorkServer) -> None:
+    server.publish(1)
+    one, two = join(server, 1), join(server, 2)
+    work(server, one, two)
+
+    def erase() -> None:
+        server.enrolments().leave(one.departure(erase=True), digests.plain(b"leave"))
+
+    Validation(Interrupted(server.database, erase), server.blobs).check(server.clock.now_ms())
+    server.settle()
+    assert server.counts(1).state == "open"
+    assert (server.counts(1).tally.reported, server.counts(1).tally.ready) == (1, 1)
+
+
 def test_a_large_output_is_compared_from_its_blob(server: WorkServer) -> None:
     server.publish(1, quorum=1)
     vehicle = join(server, 1)
@@ -408,3 +422,101 @@ def test_totals_and_a_units_story_are_there_to_be_shown(server: WorkServer) -> N
     assert story is not None
     assert [replica.state for replica in story.replicas] == ["valid", "valid"]
     assert story.unit.canonical_id in {replica.id for replica in story.replicas}
+
+
+def _upload(server: WorkServer, vehicle: ModelVehicle, index: int) -> Digest:
+    """The output of one held unit as a blob, and its report without the bytes."""
+    held = [
+        lease
+        for lease in vehicle.holds.values()
+        if codec.unpack(lease.unit, Unit, most=limits.PAYLOAD_BYTES).index == index
+    ]
+    raw = output_of(index, ROWS)
+    digest = digests.of_tensors(raw)
+    server.blobs.put(output_blob(digest), raw)
+    with server.database.transaction() as repos:
+        upload = UploadRow(held[0].lease, digest, len(raw), True, server.clock.now_ms())
+        repos.uploads.put(upload)
+    vehicle.payloads[digest] = b""
+    vehicle.done[held[0].lease] = Report(
+        lease=held[0].lease, outcome="done", output=digest, output_size=len(raw)
+    )
+    talk(server, vehicle)
+    return digest
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", None])
+def test_a_damaged_canonical_output_stops_nobody_else(
+    server: WorkServer, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = server.publish(2, quorum=1)
+    late, first, other = join(server, 1, 5.0), join(server, 2), join(server, 3)
+    talk(server, late, 1)
+    server.clock.pass_s(LEASE_S + 1)
+    server.settle()
+    talk(server, first, 2)
+    digest = _upload(server, first, 0)
+    server.settle()
+    server.blobs.delete(output_blob(digest))
+    if damage is not None:
+        server.blobs.put(output_blob(digest), damage)
+    first.payloads.clear()
+    first.compute()
+    late.compute()
+    for vehicle in (late, first, other):
+        talk(server, vehicle)
+    server.settle()
+    assert server.batch(batch).state == "completed"
+    with server.database.reading() as repos:
+        story = repos.units.story(batch.id, 0)
+        assert repos.units.to_check(9) == []
+    assert story is not None
+    ends = {(replica.state, replica.code) for replica in story.replicas}
+    assert ("not_needed", "canonical_damaged") in ends
+    assert told(server, late) == ["inconclusive"]
+    assert caplog.text.count("canonical_damaged") == 1
+
+
+def test_a_missing_manifest_holds_up_its_own_batch_until_it_is_back(
+    server: WorkServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = server.publish(2, quorum=1)
+    vehicle, other = join(server, 1), join(server, 2)
+    talk(server, vehicle, 1)
+    vehicle.compute()
+    name = public_blob(broken.manifest)
+    packed = server.blobs.read(name)
+    server.blobs.delete(name)
+    server.start()
+    sound = server.publish(1, quorum=1)
+    assert [receipt.outcome for receipt in talk(server, vehicle).receipts] == ["taken"]
+    work(server, other, units=9)
+    server.settle()
+    assert (server.batch(broken).units_done, server.batch(sound).units_done) == (0, 1)
+    assert caplog.text.count("is gone") == 2  # said once by each who looks
+    server.blobs.put(name, packed)
+    server.settle()
+    assert server.batch(broken).units_done == 1
+    work(server, other, units=9)
+    server.settle()
+    assert server.batch(broken).state == "completed"
+
+
+@pytest.mark.parametrize("end", [ModelVehicle.fail, ModelVehicle.give_back])
+def test_an_upload_that_no_report_can_name_any_more_is_swept(
+    server: WorkServer, end: Callable[[ModelVehicle], None]
+) -> None:
+    server.publish(1)
+    vehicle = join(server, 1)
+    [lease] = (lease.lease for lease in talk(server, vehicle, 1).leases)
+    digest = digests.plain(b"refused")
+    server.blobs.put(output_blob(digest), b"bytes")
+    with server.database.transaction() as repos:
+        repos.uploads.put(UploadRow(lease, digest, 5, True, server.clock.now_ms()))
+    server.settle()
+    assert server.blobs.size(output_blob(digest)) == 5
+    end(vehicle)
+    talk(server, vehicle)
+    server.settle()
+    assert server.blobs.size(output_blob(digest)) is None
+    assert server.uploads.leases == [lease]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from server.errors import Outage
+from server.errors import Outage, Refused
 from tests.support.model_vehicle import ModelVehicle
 from tests.support.server_invariants import check_invariants
 from tests.support.work_server import LEASE_S, WorkServer, work_server
@@ -44,6 +44,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.sent: list[bytes] = []
         self.replies: dict[Digest, bytes] = {}
         self.given: dict[LeaseId, tuple[bytes, int]] = {}
+        self.left: set[int] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -138,8 +139,31 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.server.enrolments().leave(
             vehicle.departure(erase=True), digests.plain(b"leave %d" % vehicle.seed)
         )
-        self.fleet[-1] = ModelVehicle(vehicle.seed + 10, vehicle.owner, vehicle.wrong_by)
+        self.left.add(vehicle.seed)
+        self.fleet[-1] = ModelVehicle(vehicle.seed + 1000, vehicle.owner, vehicle.wrong_by)
         self.server.enrolments().enrol(self.fleet[-1].enrolment(), digests.plain(b"e"), None)
+
+    @rule(data=st.data(), owner=st.integers(0, 4))
+    def somebody_knocks(self, data: st.DataObject, owner: int) -> None:
+        """Old enrolments are sent again, and keys that are here or have left try other owners."""
+        known = {vehicle.seed for vehicle in self.fleet} | self.left
+        seed = data.draw(st.sampled_from(sorted(known)))
+        try:
+            asked = ModelVehicle(seed, owner).enrolment()
+            self.server.enrolments().enrol(asked, digests.plain(b"e"), None)
+        except Refused:
+            return
+        assert seed not in self.left
+
+    @rule()
+    def leave_without_erasing(self) -> None:
+        """Owner 2 goes on with a new key."""
+        vehicle = self.fleet[3]
+        self.server.enrolments().leave(vehicle.departure(), digests.plain(b"go %d" % vehicle.seed))
+        self.left.add(vehicle.seed)
+        self.fleet[3] = ModelVehicle(vehicle.seed + 2000, vehicle.owner)
+        asked = self.fleet[3].enrolment(how="existing")
+        self.server.enrolments().enrol(asked, digests.plain(b"e"), None)
 
     @rule(place=vehicles)
     def back_up(self, place: int) -> None:

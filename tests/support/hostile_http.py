@@ -241,5 +241,8 @@ def _read_request(connection: socket.socket) -> Seen:
     method, path, _ = first.split(" ")
     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
     while len(body) < int(headers.get("content-length", "0")):
-        body += connection.recv(65536)
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError("the client left")
+        body += piece
     return Seen(method, path, headers, body)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from tesla_at_home.agent.books import Books, Facts, HeldUnit, Talk
 from tesla_at_home.agent.commands import Command, Post
@@ -182,8 +183,15 @@ class Bench:
         )
         return self.do(Heard(said))
 
-    def begin(self) -> None:
-        """Consent, a good vehicle, fresh metadata: the first request is under way."""
+    def begin(self, wish: int = 1) -> None:
+        """Consent, a good vehicle, fresh metadata: the first request is under way.
+
+        For more than one unit the speed must be known; then any unit in hand is work enough.
+        """
+        if wish > 1:
+            self.settings |= {"work.units": wish, "work.buffer_days": 0.0001}
+            self.books = replace(self.books, seconds_per_unit=10.0)
+            self.restart()
         self.do(Consented(True))
         self.tell()
         self.do(ProjectSeen(is_fresh=True))

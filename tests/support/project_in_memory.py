@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tesla_at_home.agent.events import Moved
 from tesla_at_home.errors import Told, Unreachable, Untrusted
 from tesla_at_home.ports import Cancellation, ProjectView
 from tests.support.batch_in_memory import FOR_EVER, MemoryBatch, make_batch
@@ -73,6 +74,7 @@ class MemoryProject:
         self.scheduler = Ed25519PrivateKey.generate()
         self.batch_key = Ed25519PrivateKey.generate()
         self._lock = threading.RLock()
+        self._down = self._up = 0
         self._ready: list[tuple[MemoryBatch, int]] = []
         self._session: SessionId | None = None
         self._seq = 0
@@ -219,11 +221,14 @@ class MemoryProject:
         assert path == "/v1/work"
         with self._lock:
             self.bodies.append(body)
+            self._up += len(body)
             message = envelope.unpack_message(body)
             if self._before:
                 return self._before.pop(0)(message)
             raw = self._answer(message)
-            return self._after.pop(0)(raw) if self._after else raw
+            raw = self._after.pop(0)(raw) if self._after else raw
+            self._down += len(raw)
+            return raw
 
     def fetch(
         self,
@@ -233,6 +238,7 @@ class MemoryProject:
         size: int,
         cancel: Cancellation,
         on_bytes: Callable[[int], None],
+        is_exact: bool = True,
     ) -> None:
         if self.holds is not None:
             with cancel.closing(self.holds.set):
@@ -241,7 +247,10 @@ class MemoryProject:
         raw = self.blobs.get(path.removeprefix("/v1/blobs/"))
         if raw is None:
             raise Told(404, "not_found", "no such blob", None)
+        assert len(raw) == size or (not is_exact and len(raw) < size)
         to.write_bytes(raw)
+        with self._lock:
+            self._down += len(raw)
         on_bytes(len(raw))
 
     def upload(
@@ -260,7 +269,14 @@ class MemoryProject:
         assert (digests.of_tensors(raw), len(raw)) == (digest, size)
         with self._lock:
             self.outputs[digest] = raw
+            self._up += size
         on_bytes(size)
+
+    def take_moved(self) -> Moved:
+        with self._lock:
+            moved = Moved(down=self._down, up=self._up)
+            self._down = self._up = 0
+        return moved
 
     # --- answering -------------------------------------------------------------------------------
 

@@ -43,10 +43,33 @@ BROKEN: Final = {
         <> (SELECT coalesce(sum(kflop), 0) FROM ledger WHERE vehicle_id = vehicles.id)""",
     "a vehicle whose counts of verdicts are wrong": """
         SELECT id FROM vehicles v
-        WHERE valid <> (SELECT count(*) FROM replicas WHERE vehicle_id = v.id AND state = 'valid'
-                        AND ended_ms >= v.created_ms)
-        OR invalid <> (SELECT count(*) FROM replicas WHERE vehicle_id = v.id AND state = 'invalid'
-                       AND ended_ms >= v.created_ms)""",
+        WHERE valid <> (SELECT count(*) FROM replicas WHERE vehicle_id = v.id AND state = 'valid')
+        OR invalid
+        <> (SELECT count(*) FROM replicas WHERE vehicle_id = v.id AND state = 'invalid')""",
+    "credit through a vehicle that is not its owner's": """
+        SELECT l.id FROM ledger l LEFT JOIN vehicles v
+        ON v.id = l.vehicle_id AND v.owner_id = l.owner_id
+        WHERE l.vehicle_id IS NOT NULL AND v.id IS NULL""",
+    "an owner whose vehicles have more credit than they": """
+        SELECT id FROM owners WHERE credit_kflop
+        < (SELECT coalesce(sum(credit_kflop), 0) FROM vehicles WHERE owner_id = owners.id)""",
+    "an owner whose month is more than their credit": """
+        SELECT id FROM owners WHERE month_kflop > credit_kflop""",
+    "an owner whose credit of the days that are kept is not in their ledger": """
+        SELECT d.owner_id FROM owner_days d WHERE d.kflop
+        <> (SELECT coalesce(sum(kflop), 0) FROM ledger l WHERE l.owner_id = d.owner_id
+            AND l.at_ms / 86400000 = d.day)""",
+    "a replica that names a vehicle which is not here": """
+        SELECT id FROM replicas WHERE vehicle_id IS NOT NULL
+        AND vehicle_id NOT IN (SELECT id FROM vehicles)""",
+    "a voice through another owner's vehicle": """
+        SELECT r.id FROM replicas r JOIN vehicles v ON v.id = r.vehicle_id
+        WHERE r.owner_id IS NOT NULL AND r.owner_id <> v.owner_id""",
+    "an erased owner with something that may still become credit": """
+        SELECT r.id FROM replicas r JOIN owners o ON o.id = r.owner_id
+        WHERE o.state = 'erased' AND r.state IN ('leased', 'reported', 'inconclusive')""",
+    "something untold that nobody will ask for": """
+        SELECT id FROM replicas WHERE untold AND vehicle_id IS NULL""",
     "a done unit without a valid canonical result": """
         SELECT u.id FROM units u LEFT JOIN replicas r ON r.id = u.canonical_id
         WHERE u.state = 'done' AND (r.state IS NOT 'valid' OR r.output IS NOT u.output)""",

@@ -57,6 +57,7 @@ LEASE_S: Final = 3600
 SCHEDULER: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 BATCH_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 TERMS: Final = digests.plain(b"terms")
+OUTPUTS: Final = (TensorSpec(name="y", dtype="float32", shape=(1,)),)
 MODEL: Final = digests.plain(b"model")
 
 
@@ -149,7 +150,9 @@ class WorkServer:
             self.database, self.blobs, FixedSealer(), self.clock, self.randomness
         )
         self.validate = Validate(Validation(self.database, self.blobs))
-        self.sweep = Sweep(Sweeping(self.database, self.uploads), Standings(self.database))
+        self.sweep = Sweep(
+            Sweeping(self.database, self.uploads, self.blobs), Standings(self.database)
+        )
 
     def enrolments(self, sign_up: str = "open") -> Enrolments:
         return Enrolments(
@@ -177,7 +180,9 @@ class WorkServer:
             )
             bodies.append(codec.pack(unit))
         tree = merkle.build(merkle.leaf_hash(body) for body in bodies)
-        packed = codec.pack(dsse.seal(_manifest(batch_id, units, tree), roles.MANIFEST, BATCH_KEY))
+        packed = codec.pack(
+            dsse.seal(manifest_of(batch_id, units, tree), roles.MANIFEST, BATCH_KEY)
+        )
         digest = digests.of_manifest(packed)
         self.blobs.put(public_blob(digest), packed)
         self.blobs.put(tree_blob(batch_id), tree)
@@ -269,7 +274,9 @@ def _migrated() -> bytes:
         return path.read_bytes()
 
 
-def _manifest(batch: BatchId, units: int, tree: bytes) -> Manifest:
+def manifest_of(
+    batch: BatchId, units: int, tree: bytes, outputs: tuple[TensorSpec, ...] = OUTPUTS
+) -> Manifest:
     return Manifest(
         batch=batch,
         model_name="toy",
@@ -277,7 +284,7 @@ def _manifest(batch: BatchId, units: int, tree: bytes) -> Manifest:
         program=Program(
             model=MODEL,
             inputs=(TensorSpec(name="x", dtype="float32", shape=(1,)),),
-            outputs=(TensorSpec(name="y", dtype="float32", shape=(1,)),),
+            outputs=outputs,
             rows_per_step=ROWS,
             optimisation="all",
             precision="fp32",

@@ -176,8 +176,7 @@ def test_a_process_without_work_is_ended_too(bench: Bench) -> None:
 
 
 def test_one_unit_after_the_other_in_the_same_process(bench: Bench) -> None:
-    bench.settings["work.units"] = 5
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2)))
     bench.prove(1)
     bench.prove(2)
@@ -294,7 +293,7 @@ def test_what_is_no_news_after_the_look_goes_back(bench: Bench) -> None:
 
 
 def test_a_lease_that_is_recalled_waits_for_no_look(bench: Bench) -> None:
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2)))
     bench.do(OfferRefused(lease_id(1), "untrusted", "the project does not name the model"))
     bench.boot_s += 4 * 86_400
@@ -328,17 +327,15 @@ def test_an_output_that_never_went_up_in_time_goes_back(bench: Bench) -> None:
 
 
 def test_what_cannot_be_done_in_time_goes_back_but_not_what_was_begun(bench: Bench) -> None:
-    bench.settings["work.units"] = 5
-    bench.restart()
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2), offer(3)))
     for number in (1, 2, 3):
         bench.prove(number)
     bench.start(1)
     bench.boot_s += 1
     for step in range(18):
-        bench.do(StepDone(lease_id(1), step, 100_000))
-    bench.finish(1)  # learned: 1,800 s each, 3,599 s left
+        bench.do(StepDone(lease_id(1), step, 500_000))
+    bench.finish(1)  # learned: 1,808 s each, 3,599 s left
     assert [bench.state_of(n) for n in (1, 2, 3)] == ["to_report", "computing", "to_report"]
     assert bench.machine.state.units[lease_id(3)].detail == "cannot be computed in the time left"
 
@@ -354,7 +351,7 @@ def test_a_lease_sent_again_gets_its_new_time(bench: Bench) -> None:
 
 @pytest.mark.parametrize("is_parked", [True, False])
 def test_an_abort_takes_the_unit_out_of_the_child(bench: Bench, is_parked: bool) -> None:
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2)))
     bench.prove(1)
     bench.start(1)
@@ -366,7 +363,7 @@ def test_an_abort_takes_the_unit_out_of_the_child(bench: Bench, is_parked: bool)
 
 
 def test_an_abort_of_what_waits_leaves_the_child_alone(bench: Bench) -> None:
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2), offer(3)))
     bench.prove(1)
     bench.start(1)
@@ -441,7 +438,7 @@ def test_a_manifest_comes_first(bench: Bench) -> None:
 
 
 def test_one_file_for_two_units_is_fetched_once(bench: Bench) -> None:
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2)))
     bench.prove(1, MODEL)
     bench.prove(2, MODEL, INPUT)
@@ -676,9 +673,7 @@ def test_an_answer_that_comes_twice_is_taken_once(bench: Bench) -> None:
 
 
 def test_refused_three_times_is_split_and_the_culprit_set_aside(bench: Bench) -> None:
-    bench.settings["work.units"] = 5
-    bench.restart()
-    bench.begin()
+    bench.begin(wish=5)
     bench.reply(leases=(offer(1), offer(2)))
     bench.tell(home_wifi=False)
     for number in (1, 2):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.cutting import Cut, Wishes, calibration_rows, cut
+from server.domain.cutting import Cut, Wishes, calibration_rows, cut, step_note
 from server.errors import Refused
 from workunits.values import KiloFlop
 from workunits.wire.messages import ModelFacts, TensorSpec
@@ -88,3 +88,18 @@ def test_outputs_count_too() -> None:
 
 def test_calibration_fits_in_one_payload() -> None:
     assert len(calibration_rows(facts(floats_per_row=4 * 2**20), 10_000)) == 15
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"),
+    [
+        (None, None),
+        (8, None),
+        (20, "filled up"),
+        (10**6, "is cut to"),
+    ],
+)
+def test_a_step_that_is_not_as_wished_is_said(wanted: int | None, word: str | None) -> None:
+    wishes = Wishes(wanted, 10)
+    said = step_note(cut(facts(), 100, wishes, 1000), wishes)
+    assert (said is None) if word is None else (said is not None and word in said)

@@ -154,6 +154,17 @@ def test_since_stays_while_the_state_stays() -> None:
     assert condition(closed, "parked").since_ms == at(INPUTS, 300.0).now_ms
 
 
+def test_a_closed_gate_says_since_when_its_reason_holds() -> None:
+    away = replace(INPUTS, readings=readings(parked=False, plugged_in=False))
+    unplugged = replace(INPUTS, readings=readings(plugged_in=False))
+    gate = evaluate(evaluate(Gate(), at(INPUTS, 100.0)), at(CLOSERS["parked"], 200.0))
+    gate = evaluate(gate, at(away, 300.0))
+    gate = evaluate(gate, at(unplugged, 400.0))
+    view = gate.view()
+    assert view.reason == "plugged_in"
+    assert view.since_ms == condition(gate, "plugged_in").since_ms == at(INPUTS, 300.0).now_ms
+
+
 def test_heat_comes_back_only_cool_and_after_a_rest() -> None:
     def hot(celsius: float | None, boot_s: float, gate: Gate) -> Gate:
         warm = replace(INPUTS, readings=readings(temperature_c=celsius))
@@ -214,10 +225,17 @@ def test_an_hour_that_begins_where_it_ends_is_the_whole_day() -> None:
     assert evaluate(Gate(), replace(INPUTS, rules=hours)).is_open
 
 
-def test_the_clock_says_which_side_and_how_to_mend_it() -> None:
-    ahead = evaluate(Gate(), replace(INPUTS, clock_off_s=3600.0)).view()
-    assert "60 minutes ahead" in ahead.sentence
-    assert "timedatectl" in ahead.sentence
+@pytest.mark.parametrize(
+    ("off_s", "said"),
+    [(3600.0, "60 minutes"), (-3 * 3600.0, "3 hours"), (365 * 86_400.0, "365 days")],
+)
+def test_clocks_that_differ_are_named_and_none_is_blamed(off_s: float, said: str) -> None:
+    view = evaluate(Gate(), replace(INPUTS, clock_off_s=off_s)).view()
+    assert f"this computer's clock and the project's differ by {said}; if" in view.sentence
+    assert "timedatectl" in view.sentence
+
+
+def test_a_clock_of_which_nothing_is_known_closes_nothing() -> None:
     assert evaluate(Gate(), replace(INPUTS, clock_off_s=None)).is_open
 
 

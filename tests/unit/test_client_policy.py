@@ -79,7 +79,7 @@ def test_before_anything_was_signed_the_local_clock_is_believed() -> None:
 
 
 def test_the_boot_clock_bridges_from_the_signed_time() -> None:
-    signed = SignedTime().heard(NOW, 100.0, "boot")
+    signed = SignedTime().heard(NOW, wall_ms=NOW, boot_s=100.0, boot_id="boot")
     behind, ahead = Milliseconds(NOW - DAY_MS), Milliseconds(NOW + DAY_MS)
     assert trusted_now(signed, behind, 110.0, "boot") == NOW + 10_000
     assert trusted_now(signed, ahead, 110.0, "boot") == ahead
@@ -90,7 +90,7 @@ def test_the_boot_clock_bridges_from_the_signed_time() -> None:
 
 
 def test_after_a_reboot_the_larger_counts() -> None:
-    signed = SignedTime().heard(NOW, 100.0, "boot")
+    signed = SignedTime().heard(NOW, wall_ms=NOW, boot_s=100.0, boot_id="boot")
     behind, ahead = Milliseconds(NOW - 1000), Milliseconds(NOW + 1000)
     assert lease_now(signed, behind, 1.0, "next") == NOW
     assert lease_now(signed, ahead, 1.0, "next") == ahead
@@ -100,7 +100,48 @@ def test_after_a_reboot_the_larger_counts() -> None:
 
 
 def test_an_older_signed_time_changes_nothing() -> None:
-    signed = SignedTime().heard(NOW, 100.0, "boot")
-    assert signed.heard(Milliseconds(NOW + 5_000), 110.0, "boot") == signed
-    assert signed.heard(Milliseconds(NOW - 1), 1.0, "next") == signed
-    assert signed.heard(Milliseconds(NOW + 1), 1.0, "next").boot_id == "next"
+    signed = SignedTime().heard(NOW, wall_ms=NOW, boot_s=100.0, boot_id="boot")
+    assert (
+        signed.heard(Milliseconds(NOW + 5_000), wall_ms=NOW, boot_s=110.0, boot_id="boot") == signed
+    )
+    assert signed.heard(Milliseconds(NOW - 1), wall_ms=NOW, boot_s=1.0, boot_id="next") == signed
+    newer = signed.heard(Milliseconds(NOW + 1), wall_ms=NOW, boot_s=1.0, boot_id="next")
+    assert newer.boot_id == "next"
+
+
+YEAR_AHEAD = Milliseconds(NOW + 365 * DAY_MS)
+
+
+def test_a_time_far_ahead_is_in_doubt_until_it_is_said_again_an_hour_later() -> None:
+    right = SignedTime().heard(NOW, wall_ms=NOW, boot_s=0.0, boot_id="boot")
+    doubting = right.heard(YEAR_AHEAD, wall_ms=NOW, boot_s=0.0, boot_id="boot")
+    assert trusted_now(doubting, NOW, 10.0, "boot") == NOW + 10_000
+    assert lease_now(doubting, NOW, 10.0, "boot") == NOW + 10_000
+    assert clock_off_s(doubting, NOW, 0.0, "boot") == -365 * 86_400
+    assert clock_off_s(doubting, NOW, 0.0, "next") is None
+    for boot_s, is_confirmed in ((1800.0, False), (3600.0, True)):
+        said = Milliseconds(YEAR_AHEAD + int(boot_s * 1000))
+        doubting = doubting.heard(said, wall_ms=NOW, boot_s=boot_s, boot_id="boot")
+        assert (doubting.doubt is None) is is_confirmed
+    assert trusted_now(doubting, NOW, 3600.0, "boot") == YEAR_AHEAD + 3_600_000
+
+
+def test_what_is_said_otherwise_the_second_time_confirms_nothing() -> None:
+    doubting = SignedTime().heard(YEAR_AHEAD, wall_ms=NOW, boot_s=0.0, boot_id="boot")
+    other = Milliseconds(YEAR_AHEAD + 30 * DAY_MS)
+    again = doubting.heard(other, wall_ms=NOW, boot_s=7200.0, boot_id="boot")
+    assert again.doubt is not None
+    assert again.doubt.ms == other
+    rebooted = doubting.heard(YEAR_AHEAD, wall_ms=NOW, boot_s=9000.0, boot_id="next")
+    assert rebooted.doubt is not None
+
+
+def test_an_answer_that_fits_settles_a_doubt_and_corrects_a_wrong_highest_time() -> None:
+    right = SignedTime().heard(NOW, wall_ms=NOW, boot_s=0.0, boot_id="boot")
+    doubting = right.heard(YEAR_AHEAD, wall_ms=NOW, boot_s=1.0, boot_id="boot")
+    assert doubting.heard(NOW, wall_ms=NOW, boot_s=2.0, boot_id="boot") == right
+    wrong = SignedTime(ms=YEAR_AHEAD, boot_s=0.0, boot_id="boot")
+    mended = wrong.heard(NOW, wall_ms=NOW, boot_s=1.0, boot_id="next")
+    assert mended == SignedTime(ms=NOW, boot_s=1.0, boot_id="next")
+    far = Milliseconds(NOW + 100 * DAY_MS)
+    assert wrong.heard(far, wall_ms=NOW, boot_s=1.0, boot_id="boot") == wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,74 @@ def test_a_later_version_and_a_broken_file_say_so(joined: Path) -> None:
         Store.open(joined)
 
 
+def damage_pages(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
+
+
+def damage_rows(path: Path) -> None:
+    with sqlite3.connect(path) as raw:
+        for table in ("values_by_name", "consents", "units"):
+            raw.execute(f"UPDATE {table} SET packed = ?", (b"\xc1",))
+        raw.execute("INSERT INTO orders (packed) VALUES (?)", (b"\xc1",))
+        raw.execute("UPDATE history SET text = CAST(x'ff' AS TEXT)")
+    raw.close()
+
+
+def damage_types(path: Path) -> None:
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE values_by_name SET packed = 7")
+        raw.execute("DROP TABLE units")
+        raw.execute("DROP TABLE consents")
+        raw.execute("DROP TABLE orders")
+        raw.execute("DROP TABLE history")
+    raw.close()
+
+
+READS: list[Callable[[Store], object]] = [
+    Store.membership, Store.books, Store.units, Store.consent, Store.consents, Store.take_orders,
+    Store.history,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("damage", [damage_pages, damage_rows, damage_types])
+def test_damage_behind_the_header_names_the_file_and_the_way_out(
+    joined: Path, damage: Callable[[Path], None], read: Callable[[Store], object]
+) -> None:
+    with Store.open(joined) as store:
+        store.save(Changes(units=(UNIT,)))
+    damage(joined / FILE_NAME)
+    with (
+        pytest.raises(ClientError, match="not a usable database") as caught,
+        Store.open(joined) as s,
+    ):
+        read(s)
+    assert not isinstance(caught.value, NotJoined)
+    for word in (FILE_NAME, "recover", "another --dir", "spool"):
+        assert word in str(caught.value)
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_saved(joined: Path) -> None:
+    entries = tuple(Entry(n, "kind", "x" * 1000) for n in range(200))
+    with Store.open(joined) as store:
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(ClientError, match="full; make room") as caught:
+            store.save(Changes(units=(UNIT,), entries=entries))
+        assert FILE_NAME in str(caught.value)
+        assert store.units() == []
+        store.save(Changes(units=(UNIT,)))
+        assert store.units() == [UNIT]
+
+
+def test_a_database_that_may_not_be_written_says_so(joined: Path) -> None:
+    with Store.open(joined) as store:
+        store._db.execute("PRAGMA query_only = ON")
+        with pytest.raises(ClientError, match="make the directory writable"):
+            store.save(Changes(units=(UNIT,)))
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -160,6 +229,36 @@ def test_models_used_least_recently_go_first(tmp_path: Path) -> None:
     assert [shelf.has(need) for need in names] == [True, True, False, False]
     shelf.evict(set(), 0)
     assert shelf.held("model") == ()
+
+
+def test_names_that_are_no_digest_are_not_ours(tmp_path: Path) -> None:
+    shelf = FileShelf(tmp_path)
+    need = Need("model", digests.plain(b"x"), 1)
+    shelf.put(need, b"x")
+    for name in ("README", ".DS_Store", "f" * 63, "F" * 64, "f" * 64 + ".part"):
+        (tmp_path / "models" / name).write_text("stray")
+    (tmp_path / "models" / "folder").mkdir()
+    assert shelf.held("model") == (need.digest,)
+    shelf.evict(set(), 0)
+    assert shelf.held("model") == ()
+    assert (tmp_path / "models" / "README").exists()
+
+
+def test_begun_files_that_nothing_waits_for_go(tmp_path: Path) -> None:
+    shelf = FileShelf(tmp_path)
+    wanted, other, part = (
+        Need("model", digests.plain(b"w"), 1),
+        Need("model", digests.plain(b"o"), 1),
+        Need("input", digests.of_tensors(b"i"), 1),
+    )
+    for need in (wanted, other, part):
+        shelf.part(need).write_bytes(b"")
+        shelf.part(need).with_name(f"{shelf.part(need).name}.etag").write_bytes(b"e")
+    shelf.evict({wanted.digest}, 100)
+    shelf.forget(LeaseId(b"l" * 16), [part.digest])
+    left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    name = shelf.part(wanted).name
+    assert left == [name, f"{name}.etag"]
 
 
 def test_a_units_files_go_with_it(tmp_path: Path) -> None:

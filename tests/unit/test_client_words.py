@@ -34,13 +34,13 @@ def test_credit_has_an_si_prefix(kflop: int, shown: str) -> None:
     ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1d", 86_400)]
 )
 def test_lengths_of_time_are_read(text: str, seconds: int) -> None:
-    assert cli_shell.seconds(text) == seconds
+    assert cli_shell.seconds(text, "--for") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2 h", "-1h", "2hours", "1.5h", "２h"])
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(click.BadParameter, match="1h30m"):
-        cli_shell.seconds(text)
+        cli_shell.seconds(text, "--for")
 
 
 @pytest.mark.parametrize(

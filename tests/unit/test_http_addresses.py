@@ -31,12 +31,20 @@ DIGEST = "ab" * 32
         ("203.0.113.77", "203.0.113.0/24"),
         ("::ffff:203.0.113.77", "203.0.113.0/24"),
         ("2001:db8:1:2ff::9", "2001:db8:1:200::/56"),
-        ("proxy", "proxy"),
+        ("2001:db8:1:2ff::9%eth0", "2001:db8:1:200::/56"),
+        ("proxy", "unknown"),
+        ("garbage, 1", "unknown"),
         (None, "unknown"),
     ],
 )
 def test_an_address_is_kept_as_its_network(host: str | None, network: str | None) -> None:
     assert network_of(host) == network
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost", "", None])
+def test_behind_a_proxy_nobody_is_this_machine(host: str | None) -> None:
+    assert network_of(host, is_behind_proxy=True) == "unknown"
+    assert network_of("203.0.113.77", is_behind_proxy=True) == "203.0.113.0/24"
 
 
 def test_a_metadata_file_is_found_below_the_folder(tmp_path: Path) -> None:

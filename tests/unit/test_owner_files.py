@@ -114,8 +114,10 @@ def test_a_list_over_several_lines_is_exchanged_whole(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_one_line(text: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
-    with pytest.raises(BadSetting, match=line):
+    with pytest.raises(BadSetting, match=line) as caught:
         settings_file.read(tmp_path)
+    assert str(tmp_path / "config.toml") in str(caught.value)
+    assert "mend the line or remove it" in str(caught.value)
 
 
 def test_a_refused_change_changes_nothing(tmp_path: Path) -> None:

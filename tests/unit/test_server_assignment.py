@@ -99,3 +99,23 @@ def test_only_public_blobs_have_plain_names() -> None:
     assert "/" not in names.public_blob(digest)
     assert names.output_blob(digest).startswith("outputs/")
     assert names.tree_blob(BatchId(bytes(16))).startswith("trees/")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\u3164", "\u2800", "bo\u034fb", "bob\ufe0f", "bob\u115f", "bob\U000e0101", "bob\u202e"],
+)
+def test_a_name_with_something_that_does_not_show_is_refused(name: str) -> None:
+    with pytest.raises(pseudonyms.BadName, match="cannot be seen"):
+        pseudonyms.clean(name, "owner")
+
+
+def test_accents_are_fine_and_towers_of_them_are_not() -> None:
+    assert pseudonyms.clean("Nguye\u0302\u0303n", "owner") == "Nguy\u1ec5n"
+    assert pseudonyms.clean("x\u0336\u0301y", "owner") == "x\u0336\u0301y"
+    with pytest.raises(pseudonyms.BadName, match="accents"):
+        pseudonyms.clean("x\u0336\u0301\u0302y", "owner")
+
+
+def test_spaces_of_every_width_are_one_space() -> None:
+    assert pseudonyms.clean("bob\u2003\u00a0bob\u3000", "owner") == "bob bob"

@@ -11,6 +11,7 @@ import pytest
 
 from tesla_at_home.adapters.exchange import HttpLimits
 from tesla_at_home.adapters.transport import MESSAGE, HttpTransport, check_base_url
+from tesla_at_home.agent.events import Moved
 from tesla_at_home.errors import Cancelled, ClientError, Told, Unreachable
 from tesla_at_home.ports import Cancellation
 from tests.support.hostile_http import (
@@ -96,6 +97,11 @@ NO_ANSWERS: dict[str, tuple[Answer, str]] = {
     "dripping": (dripping(MESSAGE), "stalled"),
     "a proxy's 502": (whole(502, HTML, "text/html"), "502"),
     "a problem that is no JSON": (whole(400, b"{", "application/problem+json"), "not readable"),
+    "a length of thousands of digits": (
+        raw(head(200, MESSAGE, None).replace(b"\r\n\r\n", b"\r\nContent-Length: " + b"9" * 5000
+            + b"\r\n\r\n")), "5000 digits"),
+    "a problem of such a length": (
+        raw(head(503, "application/problem+json", None, Content_Length="9" * 5000)), "5000 digits"),
     "a problem that is too long": (
         whole(400, b" " * 100_000, "application/problem+json"), "at most"),
 }  # fmt: skip
@@ -163,6 +169,8 @@ def test_a_problem_document_is_told(server: HostileServer, transport: HttpTransp
         ("99999999999", 7 * 86_400),
         ("soon", None),
         ("-3", None),
+        ("Wed, 21 Oct 2026 07:28:30 +99999999999999999999", None),
+        ("9" * 6000, 7 * 86_400),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(
@@ -243,6 +251,18 @@ def test_cancelling_in_the_middle_of_a_body_is_never_the_end_of_it(
         )
 
 
+@pytest.mark.parametrize("length", [len(BODY), None])
+def test_a_file_of_which_only_the_most_is_known(
+    server: HostileServer, transport: HttpTransport, tmp_path: Path, length: int | None
+) -> None:
+    whole = head(200, "application/octet-stream", length) + BODY
+    server.on("/blob", lambda visit: visit.send(whole))
+    to, cancel = tmp_path / "f", Cancellation()
+    to.write_bytes(b"what a cut left behind is of no use without a length")
+    transport.fetch("/blob", to, size=10**6, cancel=cancel, on_bytes=lambda _: None, is_exact=False)
+    assert to.read_bytes() == BODY
+
+
 def test_a_file_is_fetched_and_counted(
     server: HostileServer, transport: HttpTransport, tmp_path: Path
 ) -> None:
@@ -273,6 +293,83 @@ def test_a_fetch_starts_anew_when_the_thing_has_changed(
         _fetch(transport, tmp_path / "f")
     _fetch(transport, tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("etag", ["", "\xa0abc", "a b", '"' + "x" * 5000])
+def test_an_etag_that_cannot_be_said_again_makes_it_start_anew(
+    etag: str, server: HostileServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    server.on("/blob", cut(bytes(len(BODY)), 100_000, ETag=etag), ranged(BODY, '"v2"'))
+    with pytest.raises(Unreachable):
+        _fetch(transport, tmp_path / "f")
+    assert _fetch(transport, tmp_path / "f") == len(BODY)
+    assert "range" not in server.seen[1].headers
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_a_torn_etag_file_makes_it_start_anew(
+    server: HostileServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    (tmp_path / "f.etag").write_bytes(b"\xff\xfe\x00")
+    server.on("/blob", ranged(BODY, '"v2"'))
+    assert _fetch(transport, tmp_path / "f") == len(BODY)
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_whoever_counts_may_end_it_and_it_goes_on_later(
+    server: HostileServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    def enough(count: int) -> None:
+        raise Cancelled("enough for today")
+
+    server.on("/blob", ranged(BODY, '"v1"'))
+    with pytest.raises(Cancelled):
+        transport.fetch(
+            "/blob", tmp_path / "f", size=len(BODY), cancel=Cancellation(), on_bytes=enough
+        )
+    held = (tmp_path / "f").stat().st_size
+    assert 0 < held < len(BODY)
+    assert _fetch(transport, tmp_path / "f") == len(BODY) - held
+    assert server.seen[1].headers["range"] == f"bytes={held}-"
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_an_upload_may_be_ended_by_whoever_counts(
+    server: HostileServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    def enough(count: int) -> None:
+        raise Cancelled("enough for today")
+
+    source = tmp_path / "out"
+    source.write_bytes(BODY)
+    server.on(UPLOAD, _state(0), _state(len(BODY), complete=True))
+    with pytest.raises(Cancelled):
+        transport.upload(
+            LEASE, b"t" * 16, source, digest=Digest(bytes(32)), size=len(BODY),
+            cancel=Cancellation(), on_bytes=enough,
+        )  # fmt: skip
+
+
+def test_every_byte_that_moved_is_told_once_whatever_became_of_it(
+    server: HostileServer, transport: HttpTransport, tmp_path: Path
+) -> None:
+    server.on("/v1/work", whole(503, HTML, "text/html"), cut(BODY, 1000, MESSAGE))
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            _post(transport)
+    moved = transport.take_moved()
+    assert moved.up == 2 * len(b"request")
+    assert 0 < moved.down <= 1000
+    server.on("/metadata/1.root.json", whole(200, BODY))
+    assert b"".join(transport.pieces("/metadata/1.root.json", cancel=Cancellation())) == BODY
+    assert transport.take_moved() == Moved(down=len(BODY))
+    source = tmp_path / "out"
+    source.write_bytes(BODY)
+    server.on(UPLOAD, _state(1000), _state(len(BODY), complete=True))
+    _upload(transport, source)
+    assert transport.take_moved().up == len(BODY) - 1000
+    assert transport.take_moved() == Moved()
 
 
 def test_what_is_there_already_is_not_fetched_again(

@@ -43,6 +43,15 @@ def build(leaves: Iterable[Digest]) -> bytes:
     return b"".join(levels)
 
 
+def levels_bytes(size: int) -> int:
+    """How many bytes `build` makes of `size` leaves."""
+    hashes = size
+    while size > 1:
+        size = (size + 1) // 2
+        hashes += size
+    return hashes * DIGEST_BYTES
+
+
 def root_of(levels: bytes) -> Digest:
     """The root of what `build` made."""
     return Digest(levels[-DIGEST_BYTES:])

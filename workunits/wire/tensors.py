@@ -97,6 +97,15 @@ def encode_header(forms: Mapping[str, Form]) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
+def payload_bytes(specs: Sequence[TensorSpec], rows: int) -> int:
+    """How long the payload of exactly these tensors is; there is one form only, so one length."""
+    forms = {
+        spec.name: Form(spec.dtype, spec.shape if spec.scope == "unit" else (rows, *spec.shape))
+        for spec in specs
+    }
+    return len(encode_header(forms)) + sum(form.size for form in forms.values())
+
+
 def decode(raw: Buffer, *, most: int) -> dict[str, RawTensor]:
     """The tensors in `raw`, in its order, as read-only views without a copy.
 

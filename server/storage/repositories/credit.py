@@ -25,7 +25,8 @@ _TO_OWNER: Final = (
 )
 _TO_VEHICLE: Final = (
     update(vehicles)
-    .where(vehicles.c.id == bindparam("key"))
+    # A key that belongs to somebody else now was not paid for.
+    .where(vehicles.c.id == bindparam("key"), vehicles.c.owner_id == bindparam("owner"))
     .values(credit_kflop=vehicles.c.credit_kflop + bindparam("more"))
 )
 _new_day = upsert(owner_days)
@@ -56,15 +57,21 @@ class SqlCredit:
             return
         self._connection.execute(insert(ledger), [_ledger_row(credit) for credit in credits])
         to_owner: Counter[bytes] = Counter()
-        to_vehicle: Counter[bytes] = Counter()
+        to_vehicle: Counter[tuple[bytes, bytes]] = Counter()
         to_day: Counter[tuple[int, bytes]] = Counter()
         for credit in credits:
             to_owner[credit.owner_id] += credit.kflop
-            to_vehicle[credit.vehicle_id] += credit.kflop
+            to_vehicle[credit.vehicle_id, credit.owner_id] += credit.kflop
             to_day[day_of(credit.at_ms), credit.owner_id] += credit.kflop
         run = self._connection.execute
         run(_TO_OWNER, [{"key": owner, "more": kflop} for owner, kflop in to_owner.items()])
-        run(_TO_VEHICLE, [{"key": one, "more": kflop} for one, kflop in to_vehicle.items()])
+        run(
+            _TO_VEHICLE,
+            [
+                {"key": vehicle, "owner": owner, "more": kflop}
+                for (vehicle, owner), kflop in to_vehicle.items()
+            ],
+        )
         run(
             _TO_DAY,
             [

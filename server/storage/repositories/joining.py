@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -17,6 +18,7 @@ from server.storage.tables import (
     departures,
     enrolment_attempts,
     invites,
+    left_keys,
     meta,
     retired_sessions,
 )
@@ -33,6 +35,8 @@ _USED_BY: Final = select(invites.c.digest, invites.c.used_by).where(
 _DEPARTURE: Final = chosen(DepartureRow, departures).where(
     departures.c.request == bindparam("request")
 )
+
+_HAS_LEFT: Final = select(left_keys.c.at_ms).where(left_keys.c.mark == bindparam("mark"))
 
 
 class SqlMeta:
@@ -91,6 +95,13 @@ class SqlJoining:
     def add_departure(self, departure: DepartureRow) -> None:
         self._connection.execute(insert(departures), asdict(departure))
 
+    def has_left(self, mark: bytes) -> bool:
+        return self._connection.execute(_HAS_LEFT, {"mark": mark}).first() is not None
+
+    def add_left(self, marks: Sequence[bytes], now: Milliseconds) -> None:
+        rows = [{"mark": mark, "at_ms": now} for mark in marks]
+        self._connection.execute(insert(left_keys), rows)
+
 
 class SqlHousekeeping:
     def __init__(self, connection: Connection) -> None:
@@ -104,6 +115,9 @@ class SqlHousekeeping:
 
     def forget_clone_signs(self, before: Milliseconds) -> int:
         return self._forget(clone_signs.c.at_ms, before)
+
+    def forget_departures(self, before: Milliseconds) -> int:
+        return self._forget(departures.c.at_ms, before)
 
     def _forget(self, at: Column[int], before: Milliseconds) -> int:
         return self._connection.execute(delete(at.table).where(at < before)).rowcount

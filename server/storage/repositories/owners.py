@@ -16,6 +16,7 @@ from server.storage.tables import (
     invites,
     ledger,
     owners,
+    replicas,
     retired_sessions,
     vehicles,
 )
@@ -36,6 +37,12 @@ _ERASE: Final = (
         code_digest=None,
         state="erased",
     )
+)
+# Nothing is leased to it any more; the state is stated for the index's sake.
+_FORGET_VEHICLE: Final = (
+    update(replicas)
+    .where(replicas.c.vehicle_id == bindparam("vehicle"), replicas.c.state != word("leased"))
+    .values(vehicle_id=None, untold=False)
 )
 
 
@@ -75,6 +82,8 @@ class SqlOwners:
         of_owner = select(vehicles.c.id).where(vehicles.c.owner_id == owner)
         for traces in (consents, retired_sessions, clone_signs):
             run(delete(traces).where(traces.c.vehicle_id.in_(of_owner)))
+        for vehicle in run(of_owner).scalars().all():
+            run(_FORGET_VEHICLE, {"vehicle": vehicle})
         # An invitation stays used, but not by anybody.
         run(update(invites).where(invites.c.used_by.in_(of_owner)).values(used_by=b""))
         run(delete(vehicles).where(vehicles.c.owner_id == owner))

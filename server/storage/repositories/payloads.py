@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, select, text
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.domain.records import UploadRow
-from server.storage.repositories.statements import among, chosen, insert_each, keys
-from server.storage.tables import payloads, uploads
+from server.storage.repositories.statements import among, chosen, insert_each, keys, words
+from server.storage.tables import payloads, replicas, uploads
 from workunits.values import Digest, LeaseId, Milliseconds
 
 _ADD: Final = upsert(payloads).on_conflict_do_nothing()
@@ -20,6 +20,21 @@ _UPLOADS: Final = chosen(UploadRow, uploads)
 _BY_LEASES: Final = _UPLOADS.where(uploads.c.lease_id.in_(keys()))
 _UNTOUCHED: Final = _UPLOADS.where(uploads.c.touched_ms < bindparam("before")).order_by(
     uploads.c.touched_ms
+)
+
+_NOT_AWAITED: Final = (
+    _UPLOADS.join(replicas, replicas.c.lease_id == uploads.c.lease_id)
+    .where(replicas.c.state.not_in(words("leased", "lost")))
+    .order_by(uploads.c.lease_id)
+)
+# The size stands there as the index `replicas_by_large_output` has it.
+_NAMED_BY_REPLICA: Final = (
+    select(replicas.c.id)
+    .where(replicas.c.output == bindparam("digest"), text("output_size > 65536"))
+    .limit(1)
+)
+_NAMED_BY_UPLOAD: Final = (
+    select(uploads.c.lease_id).where(uploads.c.digest == bindparam("digest")).limit(1)
 )
 
 
@@ -56,6 +71,15 @@ class SqlUploads:
     def untouched(self, before: Milliseconds, limit: int) -> list[UploadRow]:
         rows = self._connection.execute(_UNTOUCHED.limit(limit), {"before": before})
         return [UploadRow(*row) for row in rows]
+
+    def not_awaited(self, limit: int) -> list[UploadRow]:
+        return [UploadRow(*row) for row in self._connection.execute(_NOT_AWAITED.limit(limit))]
+
+    def is_named(self, digest: Digest) -> bool:
+        return any(
+            self._connection.execute(statement, {"digest": digest}).first() is not None
+            for statement in (_NAMED_BY_UPLOAD, _NAMED_BY_REPLICA)
+        )
 
     def delete(self, leases: Sequence[LeaseId]) -> None:
         if leases:

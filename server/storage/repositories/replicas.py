@@ -52,6 +52,11 @@ _BY_LEASES: Final = _HELD.where(replicas.c.lease_id.in_(keys()))
 _HELD_BY: Final = _HELD.where(
     replicas.c.state == word("leased"), replicas.c.vehicle_id.in_(keys())
 ).order_by(replicas.c.id)
+_UNDECIDED_OF: Final = _HELD.where(
+    replicas.c.state != word("leased"),
+    replicas.c.state.in_(_WAITING),
+    replicas.c.vehicle_id.in_(keys()),
+).order_by(replicas.c.id)
 _PAST_DEADLINE: Final = _HELD.where(
     replicas.c.state == word("leased"), replicas.c.deadline_ms < bindparam("now")
 ).order_by(replicas.c.deadline_ms)
@@ -134,6 +139,7 @@ _JUDGE: Final = (
         residual=bindparam("worst"),
         kflop=bindparam("credit"),
         untold=bindparam("tell"),
+        code=func.coalesce(bindparam("why"), replicas.c.code),
     )
 )
 _SCORE: Final = (
@@ -188,6 +194,9 @@ class SqlReplicas:
 
     def held_by(self, vehicles_: Sequence[KeyId]) -> list[HeldRow]:
         return [HeldRow(*row) for row in among(self._connection, _HELD_BY, vehicles_)]
+
+    def undecided_of(self, vehicles_: Sequence[KeyId]) -> list[HeldRow]:
+        return [HeldRow(*row) for row in among(self._connection, _UNDECIDED_OF, vehicles_)]
 
     def held_counts(self, vehicles_: Sequence[KeyId]) -> dict[KeyId, int]:
         rows = among(self._connection, _HELD_COUNTS, vehicles_)
@@ -268,6 +277,7 @@ class SqlReplicas:
                 "worst": verdict.residual,
                 "credit": verdict.kflop,
                 "tell": verdict.is_final,
+                "why": verdict.code,
             }
             for verdict in verdicts
         ]

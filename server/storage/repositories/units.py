@@ -108,8 +108,9 @@ class SqlUnits:
         issued = self._connection.execute(_REPLICAS, {"unit": unit.id})
         return UnitStory(unit, tuple(ReplicaRow(*one) for one in issued))
 
-    def to_check(self, limit: int) -> list[UnitToCheck]:
-        rows = self._connection.execute(_TO_CHECK.limit(limit)).all()
+    def to_check(self, limit: int, beside: Sequence[BatchId] = ()) -> list[UnitToCheck]:
+        wanted = _TO_CHECK.where(units.c.batch_id.not_in(beside)) if beside else _TO_CHECK
+        rows = self._connection.execute(wanted.limit(limit)).all()
         results = self.results([row.id for row in rows])
         return [UnitToCheck(*row, results=results.get(row.id, ())) for row in rows]
 

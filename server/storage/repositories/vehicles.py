@@ -13,7 +13,7 @@ from server.domain.records import ConsentRow, VehicleRow
 from server.domain.work import SessionStep
 from server.storage.repositories.statements import among, chosen, keys, write_each
 from server.storage.tables import clone_signs, consents, retired_sessions, vehicles
-from workunits.values import KeyId, Milliseconds, OwnerId, SessionId
+from workunits.values import Digest, KeyId, Milliseconds, OwnerId, SessionId
 
 _ALL: Final = chosen(VehicleRow, vehicles)
 _BY_IDS: Final = _ALL.where(vehicles.c.id.in_(keys()))
@@ -39,6 +39,8 @@ _ADVANCE: Final = (
         nonce=None,
         client=bindparam("new_client"),
         seen_ms=bindparam("seen"),
+        returns=bindparam("returned"),
+        returns_since_ms=bindparam("returned_since"),
     )
 )
 _OFFER: Final = (
@@ -49,6 +51,12 @@ _OFFER: Final = (
 _IS_RETIRED: Final = select(retired_sessions.c.retired_ms).where(
     retired_sessions.c.vehicle_id == bindparam("vehicle"),
     retired_sessions.c.session == bindparam("session"),
+)
+_ENROLMENT: Final = select(consents.c.id).where(
+    consents.c.vehicle_id == bindparam("vehicle"), consents.c.request == bindparam("request")
+)
+_LAST_ENROLMENT: Final = select(func.max(consents.c.id)).where(
+    consents.c.vehicle_id == bindparam("vehicle")
 )
 _SIGNS: Final = select(func.count()).where(
     clone_signs.c.vehicle_id == bindparam("vehicle"), clone_signs.c.at_ms > bindparam("since")
@@ -84,6 +92,12 @@ class SqlVehicles:
         self._connection.execute(update(vehicles).where(vehicles.c.id == vehicle.id).values(**row))
         self._connection.execute(insert(consents), asdict(consent))
 
+    def enrolments(self, vehicle: KeyId, request: Digest) -> tuple[bool, bool]:
+        asked = {"vehicle": vehicle, "request": request}
+        found = self._connection.execute(_ENROLMENT, asked).scalar()
+        last = self._connection.execute(_LAST_ENROLMENT, {"vehicle": vehicle}).scalar()
+        return found is not None, found is not None and found == last
+
     def advance(self, steps: Sequence[SessionStep]) -> None:
         rows = [
             {
@@ -96,6 +110,8 @@ class SqlVehicles:
                 "reply": step.reply,
                 "new_client": step.client,
                 "seen": step.seen_ms,
+                "returned": step.returns,
+                "returned_since": step.returns_since_ms,
             }
             for step in steps
         ]
@@ -112,7 +128,10 @@ class SqlVehicles:
         row = {"vehicle_id": vehicle, "session": session, "retired_ms": now}
         self._connection.execute(upsert(retired_sessions).on_conflict_do_nothing(), row)
 
-    def sign_of_clone(self, vehicle: KeyId, now: Milliseconds, since: Milliseconds) -> int:
-        self._connection.execute(insert(clone_signs), {"vehicle_id": vehicle, "at_ms": now})
+    def sign_of_clone(
+        self, vehicle: KeyId, request: Digest, now: Milliseconds, since: Milliseconds
+    ) -> int:
+        row = {"vehicle_id": vehicle, "request": request, "at_ms": now}
+        self._connection.execute(upsert(clone_signs).on_conflict_do_nothing(), row)
         signs = self._connection.execute(_SIGNS, {"vehicle": vehicle, "since": since})
         return int(signs.scalar_one())

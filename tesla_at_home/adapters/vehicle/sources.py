@@ -33,9 +33,9 @@ def check(spec: str) -> str:
         read_script(path)
         return f"{SCRIPTED}{path}"
     if any(spec == later or (later.endswith(":") and spec.startswith(later)) for later in _LATER):
-        raise NotAvailableYet(f"--vehicle {spec}: not available yet")
+        raise NotAvailableYet(f"{spec}: not available yet")
     raise UnknownVehicle(
-        f"--vehicle {spec!r}: there are {STATIONARY}, scripted:FILE and {SCRIPTED_HOME}"
+        f"{spec!r} is none; there are {STATIONARY}, scripted:FILE and {SCRIPTED_HOME}"
     )
 
 

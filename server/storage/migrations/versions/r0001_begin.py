@@ -55,11 +55,12 @@ def upgrade() -> None:
         "clone_signs",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("vehicle_id", sa.LargeBinary(), nullable=False),
+        sa.Column("request", sa.LargeBinary(), nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("vehicle_id", "request"),
     )
     op.create_index("clone_signs_by_age", "clone_signs", ["at_ms"])
-    op.create_index("clone_signs_by_vehicle", "clone_signs", ["vehicle_id", "at_ms"])
     op.create_table(
         "consents",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -69,9 +70,10 @@ def upgrade() -> None:
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.Column("scopes", sa.Text(), nullable=False),
         sa.Column("recorded_ms", sa.BigInteger(), nullable=False),
+        sa.Column("request", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("vehicle_id", "request"),
     )
-    op.create_index("consents_by_vehicle", "consents", ["vehicle_id"])
     op.create_table(
         "departures",
         sa.Column("request", sa.LargeBinary(), nullable=False),
@@ -79,6 +81,7 @@ def upgrade() -> None:
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("request"),
     )
+    op.create_index("departures_by_age", "departures", ["at_ms"])
     op.create_table(
         "enrolment_attempts",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -113,6 +116,12 @@ def upgrade() -> None:
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("value", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("key"),
+    )
+    op.create_table(
+        "left_keys",
+        sa.Column("mark", sa.LargeBinary(), nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("mark"),
     )
     op.create_table(
         "models",
@@ -222,6 +231,8 @@ def upgrade() -> None:
         sa.Column("valid", sa.Integer(), server_default="0", nullable=False),
         sa.Column("invalid", sa.Integer(), server_default="0", nullable=False),
         sa.Column("credit_kflop", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("returns", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("returns_since_ms", sa.BigInteger(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(
             ["owner_id"],
             ["owners.id"],
@@ -273,11 +284,25 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'leased'"),
     )
     op.create_index(
+        "replicas_by_large_output",
+        "replicas",
+        ["output"],
+        sqlite_where=sa.text("output_size > 65536"),
+        postgresql_where=sa.text("output_size > 65536"),
+    )
+    op.create_index(
         "replicas_leased",
         "replicas",
         ["deadline_ms"],
         sqlite_where=sa.text("state = 'leased'"),
         postgresql_where=sa.text("state = 'leased'"),
+    )
+    op.create_index(
+        "replicas_of_vehicle",
+        "replicas",
+        ["vehicle_id"],
+        sqlite_where=sa.text("state <> 'leased' AND vehicle_id IS NOT NULL"),
+        postgresql_where=sa.text("state <> 'leased' AND vehicle_id IS NOT NULL"),
     )
     op.create_index(
         "replicas_ready",
