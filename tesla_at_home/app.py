@@ -70,9 +70,9 @@ def run(
         announcing = Announcing(store, SystemClock(), tell)
         try:
             driver = _driver(directory, store, settings, inbox, announcing)
-            announcing.begin(directory)
-            ticks.start()
             with _signals(inbox) as caught:
+                announcing.begin(directory)
+                ticks.start()
                 is_enough = driver.machine.is_idle if until_idle else lambda: False
                 driver.run(is_enough, timeout_s=timeout_s)
             announcing.end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tesla_at_home.agent import acceptance, computing, holding
+from tesla_at_home.agent import acceptance, computing, hearing, holding
 from tesla_at_home.agent.books import HeldUnit
 from tesla_at_home.agent.commands import Prove, Recheck
 from tesla_at_home.agent.events import OutputLost, Rechecked, UnitFailed
@@ -18,11 +18,17 @@ from workunits.errors import BadDigest
 # A disk that damages one unit more often would do so for ever.
 MENDS_AT_MOST: Final = 3
 FILE_MISSING: Final = "file_missing"
+DISK_FULL: Final = "disk_full"
 _DAMAGED: Final = frozenset({BadDigest.code, FILE_MISSING})
 
 
 def on_failed(state: State, event: UnitFailed) -> None:
-    """A failure that names a local file is mended; any other is the unit's."""
+    """A failure that names a local file is mended; any other is the unit's, but for a full disk."""
+    if event.code == DISK_FULL and computing.is_in_child(state, event.lease):
+        holding.give_back(state, event.lease, event.code, event.detail)
+        state.change_books(fault=f"{event.detail}; make room on this disk")
+        hearing.no_work(state)
+        return
     if event.code not in _DAMAGED or not computing.is_in_child(state, event.lease):
         computing.on_failed(state, event)
         return

@@ -230,6 +230,15 @@ def test_a_unit_that_cannot_be_computed_here_is_reported(bench: Bench) -> None:
     assert (report.outcome, report.code, report.detail) == ("failed", "graph_refused", "no")
 
 
+def test_a_full_disk_is_not_the_units_fault(bench: Bench) -> None:
+    bench.lease_one()
+    bench.do(UnitFailed(lease_id(1), "disk_full", "the unit's files: No space left on device"))
+    (report,) = request_of(bench).reports
+    assert (report.outcome, report.code) == ("returned", "disk_full")
+    assert bench.books.fault is not None
+    assert bench.books.fault.endswith("make room on this disk")
+
+
 def test_too_much_memory(bench: Bench) -> None:
     assert bench.do(Tick(5, 4)) == []
     bench.lease_one()

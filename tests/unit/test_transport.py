@@ -34,7 +34,7 @@ from workunits.wire import limits
 BODY = bytes(range(256)) * 1024
 LEASE = LeaseId(b"l" * 16)
 UPLOAD = f"/v1/uploads/{(b'l' * 16).hex()}"
-QUICK = HttpLimits(connect_s=5.0, silence_s=5.0, stall_s=0.2, stall_bytes=1024)
+QUICK = HttpLimits(connect_s=5.0, silence_s=5.0, stall_s=1.0, stall_bytes=1024)
 
 
 @pytest.fixture
