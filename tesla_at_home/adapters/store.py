@@ -294,8 +294,8 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, what: str) -> ClientError:
     return ClientError(
-        f"{path}: not a usable database ({what}); restore it, or join anew with another --dir "
-        "(`tesla-at-home recover URL` keeps the owner); finished results stay in "
+        f"{path}: not a usable database ({what}); restore it, or begin in another --dir "
+        "(`recover URL` there keeps your credit and your owner code); finished results stay in "
         f"{path.parent / 'spool'}"
     )
 

@@ -363,6 +363,22 @@ def test_a_directory_that_never_joined_says_how(car: Car) -> None:
     assert not car.directory.exists()
 
 
+def test_a_damaged_database_and_stray_files_are_no_fault_of_this_program(car: Car) -> None:
+    car.joins()
+    (car.directory / "models").mkdir(exist_ok=True)
+    (car.directory / "models" / "README").write_text("not a model")
+    database = car.directory / "agent.sqlite3"
+    raw = database.read_bytes()
+    database.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
+    for word in ("run", "status", "pause"):
+        said = car.does(word, code=1).stderr
+        assert "a fault of this program" not in said
+        assert "agent.sqlite3: not a usable database" in said
+    database.write_bytes(raw)
+    done = car.does("run", "--until-idle", "--timeout", "1", code=1)
+    assert "not idle after 1 s" in done.stderr
+
+
 def test_orders_outlast_an_agent_that_is_not_running(car: Car) -> None:
     car.joins()
     resume = f"`tesla-at-home --dir {car.directory} resume`"

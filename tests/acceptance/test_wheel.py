@@ -68,20 +68,20 @@ def test_installed_elsewhere_both_sides_run(wheel: Path, tmp_path: Path) -> None
     run(*pip, f"{wheel}[server]", cwd=tmp_path, within_s=INSTALL_S)
     project = tmp_path / "p"
     run(bin_ / "tesla-at-home-server", "--dir", project, "init", cwd=tmp_path)
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [bin_ / "tesla-at-home-server", "--dir", project, "serve", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=tmp_path,
-    )
-    try:
-        assert server.stdout is not None
-        url = next(line for line in server.stdout if "listening on" in line).split()[-1]
-        page = "import sys, requests; print(requests.get(sys.argv[1], timeout=30).status_code)"
-        for path in ("/leaderboard", "/metadata/1.root.json", "/healthz"):
-            said = run(bin_ / "python", "-c", page, url + path, cwd=tmp_path)
-            assert said.strip() == "200", path
-    finally:
-        server.terminate()
-        assert server.wait(timeout=60) == 0
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = next(line for line in server.stdout if "listening on" in line).split()[-1]
+            page = "import sys, requests; print(requests.get(sys.argv[1], timeout=30).status_code)"
+            for path in ("/leaderboard", "/metadata/1.root.json", "/healthz"):
+                said = run(bin_ / "python", "-c", page, url + path, cwd=tmp_path)
+                assert said.strip() == "200", path
+        finally:
+            server.terminate()
+            assert server.wait(timeout=60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -86,3 +87,11 @@ def test_ticks_come_until_they_are_stopped() -> None:
     assert ticked.wait(5)
     ticks.stop()
     Ticks(ticked.set, 1.0).stop()
+
+
+def test_what_the_system_refuses_says_where_and_how_to_mend_it() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert cli_shell.outage(full).startswith("this disk: No space left on device; make room")
+    sealed = OSError(errno.EROFS, "Read-only file system", "car/lock")
+    assert cli_shell.outage(sealed).startswith("car/lock: Read-only file system; make")
+    assert cli_shell.outage(OSError("odd")) == "this disk: odd"
