@@ -34,7 +34,7 @@ from server.storage.database import SqliteDatabase
 from workunits.values import BatchId
 
 ROWS_PER_UNIT: Final = 90
-UNIT_TAKES_S: Final = 1.0
+UNIT_TAKES_S: Final = 0.8
 LIES: Final = 4
 LOOK_EVERY_S: Final = 0.2
 GIVEN_UP_AFTER_S: Final = 240.0
