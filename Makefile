@@ -12,7 +12,7 @@ help:
 	@echo "make test      what CI runs: lint, then every test"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make bench     speed and memory beside their targets"
-	@echo "make soak      kills and restarts for a long time"
+	@echo "make soak      faults and kills for ten minutes (SOAK_SECONDS), counted"
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python -m bench
 
 soak: install
+	$(BIN)/python -m tests.soak
 	$(BIN)/pytest -m soak -p no:randomly --timeout 3600
 
 clean:

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.types import Receive, Scope, Send
 
 from bench.fleet import OUTPUT
+from server.adapters.clock import SystemClock
 from server.http.bodies import Room
+from server.http.forgeries import Strangers
 from server.http.gathering import Gathering
 from server.http.listening import Listener, bound_socket, url_of
 from server.http.work import WorkRoute
@@ -73,7 +75,7 @@ class Floor:
 def main(folder: Path) -> None:
     """Until terminated."""
     gathering = Gathering(Floor(folder).answer_all)
-    route = WorkRoute(gathering, Room())
+    route = WorkRoute(gathering, Room(), Strangers(SystemClock()))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await route(scope, receive, send)

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Final
 
 from server import settings
-from server.adapters import serving, settings_file
+from server.adapters import serving, settings_file, swapping
 from server.adapters.clock import SystemClock, SystemRandomness
 from server.adapters.keys import KeyFolder, KeySealer
 from server.adapters.log_lines import log_to_stderr
@@ -25,6 +25,7 @@ from server.adapters.metadata import ProjectMetadata
 from server.errors import NotAvailableYet, Refused
 from server.http.bodies import Room
 from server.http.doors import Doors
+from server.http.forgeries import Strangers
 from server.http.front import Front
 from server.http.gathering import Gathering
 from server.http.listening import Listener, bound_socket, url_of
@@ -36,7 +37,9 @@ from server.services.enrolment import Enrolments
 from server.services.exchange import Arrival, Exchange
 from server.services.standings import Standings
 from server.services.sweeping import Sweeping
+from server.services.tidying import Tidying
 from server.services.validation import Validation
+from server.services.versions import spoken
 from server.storage.blobs import FolderBlobs
 from server.storage.database import SqliteDatabase
 from server.workers.rounds import Rounds
@@ -77,6 +80,7 @@ def serve(
     if role != "all":
         raise NotAvailableYet(f"--role {role} is not available yet; use --role all")
     with ExitStack() as stack:
+        stack.enter_context(swapping.using(directory))
         stack.enter_context(serving.only_one(directory))
         log_to_stderr()
         _log.warning("starting role=all note=%r", ALL_IN_ONE)
@@ -112,6 +116,7 @@ class Site:
         self._metadata = ProjectMetadata(directory / "metadata", keys)
         self._blobs = FolderBlobs(directory / "blobs")
         self._database = SqliteDatabase(directory / settings.DATABASE_FILE)
+        speaks = spoken(self._database, self._clock.now_ms())
         self._exchange = Exchange(
             self._database,
             self._blobs,
@@ -119,12 +124,14 @@ class Site:
             self._clock,
             randomness,
             no_work_wait_s=no_work_wait_s,
+            spoken=speaks,
         )
         (directory / "uploads").mkdir(mode=0o700, exist_ok=True)
         self._partials = Partials(directory / "uploads")
         standings = Standings(self._database)
         self._validate = Validate(Validation(self._database, self._blobs))
         self._sweep = Sweep(Sweeping(self._database, self._partials, self._blobs), standings)
+        self._tidying = Tidying(self._database, self._partials, self._blobs)
         self._gathering = Gathering(self._answer, after=self._wake_validator)
         self._writers = Writers()
         enrolments = Enrolments(
@@ -134,6 +141,7 @@ class Site:
             randomness,
             sign_up=project.sign_up,
             terms=digests.plain(self._metadata.terms()),
+            spoken=speaks,
         )
         doors = Doors(
             project=project.name,
@@ -147,7 +155,8 @@ class Site:
             turns=Turns(),
             metadata=directory / "metadata",
             writers=self._writers,
-            room=Room(),
+            room=Room(is_behind_proxy=bool(trusted_proxies)),
+            strangers=Strangers(self._clock, is_behind_proxy=bool(trusted_proxies)),
             is_behind_proxy=bool(trusted_proxies),
         )
         self._workers = self._background()
@@ -188,6 +197,7 @@ class Site:
                     settings.VALIDATE_REST_S,
                 ),
                 Rounds("sweep", self._sweep_some, settings.SWEEP_EVERY_S),
+                Rounds("tidy", self._tidy, settings.TIDY_EVERY_S),
                 Rounds("metadata", self._refresh_metadata, settings.METADATA_EVERY_S),
                 Rounds("other_writers", self._notice_other_writers, settings.NOTICE_EVERY_S),
             )
@@ -213,6 +223,11 @@ class Site:
             # A lease that ended may leave a unit with all the results it will get.
             self._workers["validate"].wake()
         return done > 0
+
+    def _tidy(self) -> bool:
+        if gone := self._tidying.tidy(self._clock.now_ms()):
+            _log.info("tidied files=%d", gone)
+        return False
 
     def _notice_other_writers(self) -> bool:
         """What a local command has changed is swept and validated now and not at the next tick."""

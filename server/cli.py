@@ -17,14 +17,16 @@ import click
 
 from server import cli_shell
 from server.cli_admin import ADMIN_COMMANDS
+from server.cli_backup import BACKUP_COMMANDS
 from server.cli_batch import batch
 from server.cli_model import model
-from server.cli_people import invite, owner, unit, vehicle
+from server.cli_people import invite, owner, unit
 from server.cli_shell import FAILED, INTERRUPTED, Shell, not_yet, not_yet_group
+from server.cli_vehicle import vehicle
 from server.errors import ServerError
 from workunits.errors import WorkunitsError
 
-_LATER: Final = ("backup", "restore", "purge", "keys")
+_LATER: Final = ("purge", "keys")
 _LATER_GROUPS: Final = {
     "simulate": ("trust",),
     "token": ("create", "list", "revoke"),
@@ -56,10 +58,13 @@ def _version() -> str:
 @click.pass_context
 def cli(context: click.Context, folder: Path | None) -> None:
     """Run a Tesla@home project: publish models and batches, hand out work, collect answers."""
+    from server.adapters import swapping
+
     context.obj = Shell(folder or cli_shell.default_folder())
+    swapping.finish(context.obj.folder)
 
 
-for _command in (*ADMIN_COMMANDS, model, batch, unit, vehicle, owner, invite):
+for _command in (*ADMIN_COMMANDS, *BACKUP_COMMANDS, model, batch, unit, vehicle, owner, invite):
     cli.add_command(_command)
 for _name in _LATER:
     cli.add_command(not_yet(_name))

@@ -13,12 +13,14 @@ from server.adapters.clock import SystemClock
 from server.adapters.keys import ROLES, KeyFolder
 from server.adapters.metadata import ProjectMetadata
 from server.cli_doctor_blobs import look_at_blobs
-from server.errors import ServerError
+from server.errors import Damaged, ServerError
 from server.settings import DATABASE_FILE
 from server.storage.database import SqliteDatabase
+from server.storage.snapshots import expect_sound
 
 # Less than this, and a batch of large inputs may not fit.
 _FREE_BYTES: Final = 2**30
+_RESTORE: Final = "stop `serve` and bring the project back with: tesla-at-home-server restore FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def _look_at_keys(folder: Path) -> str:
 def _look_at_metadata(folder: Path) -> str:
     metadata = ProjectMetadata(folder / "metadata", KeyFolder(folder / "keys"))
     now = SystemClock().now_ms()
+    if foreign := metadata.foreign_keys():
+        raise _Wrong(f"keys/{foreign[0]}.pem is not the key that the metadata names")
     if warnings := metadata.warnings(now):
         raise _Wrong("; ".join(warnings))
     expired = [state.role for state in metadata.roles() if state.expires_ms <= now]
@@ -90,9 +94,17 @@ def _look_at_metadata(folder: Path) -> str:
 
 
 def _look_at_database(folder: Path) -> str:
-    with SqliteDatabase(folder / DATABASE_FILE) as database, database.reading() as storage:
+    path = folder / DATABASE_FILE
+    with SqliteDatabase(path) as database, database.reading() as storage:
         storage.meta.secrets()
-    return "opens, with the schema of this version"
+        unbalanced = storage.credit.unbalanced()
+    try:
+        expect_sound(path, with_indexes=True)
+    except Damaged as error:
+        raise _Wrong(f"{error}; {_RESTORE}") from None
+    if unbalanced:
+        raise _Wrong(f"{unbalanced} owners' credit is not the sum of their ledger; {_RESTORE}")
+    return "sound, with the schema of this version, and all credit is in the ledger"
 
 
 def _look_at_disk(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""`unit`, `vehicle`, `owner`, `invite`: who computed what."""
+"""`unit`, `owner`, `invite`: who computed what. Vehicles are in `server.cli_vehicle`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import click
 
 from server import cli_shell
 from server.cli_shell import folder_of, json_option, not_yet, say
+from server.cli_vehicle import vehicle_json, vehicle_table
 
 if TYPE_CHECKING:
-    from server.domain.records import OwnerRow, VehicleRow
+    from server.domain.records import OwnerRow
 
 
 @click.group()
@@ -34,66 +35,6 @@ def show_unit(context: click.Context, unit_id: str, as_json: bool) -> None:
     else:
         for line in story_lines(told):
             say(line)
-
-
-@click.group()
-def vehicle() -> None:
-    """Vehicles and how reliable they are."""
-
-
-@vehicle.command("list")
-@json_option
-@click.pass_context
-def list_vehicles(context: click.Context, as_json: bool) -> None:
-    """All vehicles that joined."""
-    from server.cli_project import opened
-    from server.cli_rows import all_vehicles
-
-    with opened(folder_of(context)) as project, project.database.reading() as storage:
-        rows = list(all_vehicles(storage))
-    if as_json:
-        cli_shell.print_json([_vehicle_json(row) for row in rows])
-    elif not rows:
-        say("no vehicles yet; owners join with: tesla-at-home join URL")
-    else:
-        _vehicle_table(rows)
-
-
-@vehicle.command("show")
-@click.argument("vehicle_id", metavar="ID")
-@json_option
-@click.pass_context
-def show_vehicle(context: click.Context, vehicle_id: str, as_json: bool) -> None:
-    """One vehicle, by its name or the beginning of its id."""
-    from server.cli_project import opened
-    from server.cli_rows import find_vehicle
-
-    with opened(folder_of(context)) as project, project.database.reading() as storage:
-        row = find_vehicle(storage, vehicle_id)
-        of = storage.owners.get(row.owner_id)
-        held = storage.replicas.held_counts([row.id]).get(row.id, 0)
-    if as_json:
-        cli_shell.print_json(_vehicle_json(row) | {"units_held": held})
-        return
-    cli_shell.print_facts(
-        [
-            ("vehicle", row.name),
-            ("id", row.id.hex()),
-            ("owner", of.name if of else "-"),
-            ("state", _state(row)),
-            ("client", row.client),
-            ("joined", cli_shell.moment(row.created_ms)),
-            ("last seen", cli_shell.moment(row.seen_ms)),
-            ("units held", str(held)),
-            ("accepted", f"{row.valid:,}"),
-            ("not accepted", f"{row.invalid:,}"),
-            ("credit", _credit(row.credit_kflop)),
-        ]
-    )
-
-
-for _name in ("quarantine", "release"):
-    vehicle.add_command(not_yet(f"vehicle {_name}"))
 
 
 @click.group()
@@ -144,7 +85,7 @@ def show_owner(context: click.Context, owner_id: str, as_json: bool) -> None:
         row = find_owner(storage, owner_id)
         vehicles = storage.vehicles.of_owner(row.id)
     if as_json:
-        listed = [_vehicle_json(each) for each in vehicles]
+        listed = [vehicle_json(each) for each in vehicles]
         cli_shell.print_json(_owner_json(row) | {"vehicles": listed})
         return
     cli_shell.print_facts(
@@ -160,7 +101,7 @@ def show_owner(context: click.Context, owner_id: str, as_json: bool) -> None:
     )
     if vehicles:
         say()
-        _vehicle_table(vehicles)
+        vehicle_table(vehicles)
 
 
 owner.add_command(not_yet("owner ban"))
@@ -197,22 +138,6 @@ def create_invite(context: click.Context, as_json: bool) -> None:
 _INVITE_BYTES = 16
 
 
-def _vehicle_json(row: VehicleRow) -> dict[str, object]:
-    return {
-        "id": row.id.hex(),
-        "name": row.name,
-        "owner": row.owner_id.hex(),
-        "state": row.state,
-        "state_reason": row.state_reason,
-        "client": row.client,
-        "joined": cli_shell.iso(row.created_ms),
-        "seen": cli_shell.iso(row.seen_ms),
-        "valid": row.valid,
-        "invalid": row.invalid,
-        "credit_kflop": row.credit_kflop,
-    }
-
-
 def _owner_json(row: OwnerRow) -> dict[str, object]:
     return {
         "id": row.id.hex(),
@@ -223,31 +148,6 @@ def _owner_json(row: OwnerRow) -> dict[str, object]:
         "credit_kflop": row.credit_kflop,
         "month_kflop": row.month_kflop,
     }
-
-
-def _vehicle_table(rows: list[VehicleRow]) -> None:
-    cli_shell.print_table(
-        ("name", "id", "state", "#accepted", "#not accepted", "#credit", "last seen"),
-        [
-            (
-                row.name,
-                row.id.hex()[:16],
-                _state(row),
-                f"{row.valid:,}",
-                f"{row.invalid:,}",
-                _credit(row.credit_kflop),
-                cli_shell.moment(row.seen_ms),
-            )
-            for row in rows
-        ],
-    )
-
-
-def _state(row: VehicleRow) -> str:
-    from server.http import wording
-
-    said = wording.say(wording.VEHICLE, row.state)
-    return f"{said}: {row.state_reason}" if row.state_reason else said
 
 
 def _credit(kflop: int) -> str:

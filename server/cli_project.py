@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from server.adapters import durable_files, settings_file
+from server.adapters import durable_files, serving, settings_file, swapping
 from server.adapters.clock import SystemClock, SystemRandomness
 from server.adapters.keys import ROLES, KeyFolder, KeySealer
 from server.adapters.metadata import ProjectMetadata, role_key
@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 
 TERMS_VERSION: Final = "1"
 _SECRET_BYTES: Final = 32
-# What an `init` that was cut off may have left, and what a new file system begins with.
+# What a project that lost its project.toml still has, what an `init` or a `restore` that was cut off
+# may have left, and what a new file system begins with.
 _OWN_NAMES: Final = re.compile(
-    rf"keys|metadata|blobs|{re.escape(DATABASE_FILE)}(-wal|-shm)?|\..*\.new|lost\+found"
+    rf"keys|metadata|blobs|{re.escape(DATABASE_FILE)}(-wal|-shm|-journal)?|\..*\.new|lost\+found"
+    rf"|{re.escape(swapping.PREPARED)}|\.?re(stor|plac)ed-.*|uploads|{serving.LOCK}|{serving.FOUND_AT}"
 )
 
 
@@ -98,7 +100,7 @@ def opened(folder: Path) -> Iterator[Opened]:
     """
     settings = settings_file.read(folder)
     keys = KeyFolder(folder / "keys")
-    with SqliteDatabase(folder / DATABASE_FILE) as database:
+    with swapping.using(folder), SqliteDatabase(folder / DATABASE_FILE) as database:
         yield Opened(
             folder=folder,
             settings=settings,
@@ -122,7 +124,7 @@ def found(folder: Path, settings: ProjectSettings) -> ProjectMetadata:
     Raises:
         Refused: the folder holds something else.
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     keys = KeyFolder(folder / "keys")
@@ -139,9 +141,9 @@ def found(folder: Path, settings: ProjectSettings) -> ProjectMetadata:
     return metadata
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """A folder that is used for something else is not made a project's and closed to others."""
-    if not folder.is_dir():
+    if not folder.is_dir() or is_founded(folder):
         return
     foreign = sorted(
         name for entry in folder.iterdir() if not _OWN_NAMES.fullmatch(name := entry.name)
@@ -167,7 +169,8 @@ def announce_settings(folder: Path) -> str | None:
     settings = settings_file.read(folder)
     metadata = ProjectMetadata(folder / "metadata", KeyFolder(folder / "keys"))
     try:
-        metadata.align(settings, SystemClock().now_ms())
+        with swapping.using(folder):
+            metadata.align(settings, SystemClock().now_ms())
     except Refused as error:
         return f"owners are not told of the changes in project.toml: {error}"
     return None

@@ -62,17 +62,17 @@ def json_option(command: F) -> F:
 
 def say(line: str = "") -> None:
     """A line of the answer."""
-    click.echo(line)
+    click.echo(_harmless(line))
 
 
 def note(line: str) -> None:
     """A line beside the answer."""
-    click.echo(line, err=True)
+    click.echo(_harmless(line), err=True)
 
 
 def print_json(value: Json) -> None:
     """The answer for scripts."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(_escaped(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -97,7 +97,12 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     pairs = list(facts)
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        click.echo(f"{name.ljust(width)}  {value}")
+        say(f"{name.ljust(width)}  {one_line(value)}")
+
+
+def one_line(text: str) -> str:
+    """A stranger's words inside a line of ours: they must not look like another line."""
+    return _harmless(" ".join(text.split()))
 
 
 def moment(at_ms: int | None) -> str:
@@ -188,4 +193,20 @@ def _utc(at_ms: int) -> datetime:
 def _unmarked(cell: str) -> str:
     from rich.markup import escape
 
-    return escape(cell)
+    return escape(one_line(cell))
+
+
+def _harmless(text: str) -> str:
+    """Without what would steer a terminal: names, reasons and versions are a stranger's words."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _escaped(text: str) -> str:
+    """As `_harmless`, for JSON, whose value stays the same."""
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else json.dumps(char)[1:-1]

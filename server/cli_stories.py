@@ -48,7 +48,7 @@ def story_lines(told: ToldUnit) -> Iterator[str]:
     yield f"Unit {unit.idx:,} of batch {told.batch.id.hex()}: rows {unit.first_row:,} to {last_row:,}."
     yield f"It is {said}{why}."
     for number, replica in enumerate(told.story.replicas, 1):
-        yield f"{number}. {_sentence(replica, told.names, unit.canonical_id)}"
+        yield cli_shell.one_line(f"{number}. {_sentence(replica, told.names, unit.canonical_id)}")
 
 
 def story_json(told: ToldUnit) -> dict[str, object]:

@@ -52,6 +52,15 @@ CURSORS: Final = 200_000
 # when it is fetched from the next stop. Beyond that it gets no leases until the hour is over.
 RETURNS_PER_HOUR: Final = 100
 
+# The failure brake: every error halves what a vehicle may hold at once, every valid result doubles it.
+# A computer that loses five units in a row is broken, asleep or away for long; a day later the next
+# unit is one lost at most.
+LOST_IN_ROW_TO_PAUSE: Final = 5
+LOST_PAUSE_MS: Final = DAY_MS
+# An error when only one unit is given at a time: about the time of a unit, so that a computer on which
+# everything fails costs the others a few errors an hour, and a bad batch does not stop the fleet.
+ERROR_REST_MS: Final = 600_000
+
 # --- waiting ------------------------------------------------------------------------------------
 
 # Nothing to do: look again in ten minutes; the client doubles up to a day by itself.
@@ -65,14 +74,25 @@ WORK_WAIT_S: Final = 0
 
 # Outside loopback; enough for a household's cars, too few for a farm of invented owners.
 ENROLMENTS_PER_HOUR: Final = 10
+# The same for a whole provider (/16 or /32), and for everybody: what comes through many networks at
+# once fills no disk, and a project that is in the news takes in 48,000 a day.
+ENROLMENTS_PER_HOUR_OF_PROVIDER: Final = 200
+ENROLMENTS_PER_HOUR_IN_ALL: Final = 2_000
+# Of one key in its life, each with its record of consent. A client enrols again when the server was
+# restored or the terms have changed.
+ENROLMENTS_PER_VEHICLE: Final = 100
 NAME_TRIES: Final = 8  # free pseudonyms tried before asking the owner for one
 
 # --- exactly once -------------------------------------------------------------------------------
 
 RETIRED_SESSIONS_KEPT_MS: Final = DAY_MS
+# And so many of each vehicle: a clone shows itself in the last ones.
+RETIRED_SESSIONS_KEPT: Final = 32
 # A client restored from a backup speaks once under a retired session; a cloned key goes on.
 CLONE_SIGNS_TO_QUARANTINE: Final = 3
 CLONE_SIGNS_KEPT_MS: Final = DAY_MS
+# Longer than any lease with the time its result may be late, for cars whose owners update rarely.
+OLD_REPORTS_TAKEN_MS: Final = 30 * DAY_MS
 # Confirmations of leaving, for who has not heard theirs; a car may stand in a cellar for weeks.
 DEPARTURES_KEPT_MS: Final = 30 * DAY_MS
 
@@ -88,6 +108,23 @@ LEASES_PER_SWEEP: Final = 500
 UNITS_PER_SWEEP: Final = 1_000
 # Uploads nobody has touched since: longer than the longest transfer back-off of a client (6 h).
 UPLOADS_KEPT_MS: Final = 7 * DAY_MS
+# Half-written blobs older than the slowest writer there is.
+PASSING_KEPT_MS: Final = DAY_MS
+
+# --- uploads ------------------------------------------------------------------------------------
+
+# Announced by one vehicle and not yet named by a result: eight of the largest. A client sends one
+# after the other and reports each when it is complete.
+UPLOAD_BYTES_PER_VEHICLE: Final = 2 * 1024**3
+# And by all of them: a vehicle that waits costs less than a full disk, which stops everybody.
+UPLOAD_BYTES_IN_ALL: Final = 64 * 1024**3
+
+# --- strangers ----------------------------------------------------------------------------------
+
+# Of one network in a minute; an honest client sends none, and each costs a tenth of a millisecond.
+BAD_SIGNATURES_PER_MINUTE: Final = 60
+# Networks remembered for that: a few hundred KB.
+NETWORKS_REMEMBERED: Final = 4_096
 
 # --- standings ----------------------------------------------------------------------------------
 
@@ -104,6 +141,8 @@ VALIDATE_REST_S: Final = 0.05
 SWEEP_EVERY_S: Final = 5.0
 # Every role of the metadata lives for at least a day.
 METADATA_EVERY_S: Final = 3600.0
+# Only a kill or a power cut leaves files that nothing names, and `serve` begins with a look.
+TIDY_EVERY_S: Final = 24 * 3600.0
 # How soon `serve` sees what a local command has committed.
 NOTICE_EVERY_S: Final = 1.0
 

@@ -15,11 +15,13 @@ from tesla_at_home.agent.books import Books, HeldUnit
 from tesla_at_home.agent.changes import Changes
 from tesla_at_home.agent.events import Order
 from tesla_at_home.agent.view import Entry
+from tesla_at_home.errors import CannotSave
 from tesla_at_home.ports import Clock, ConsentRecord, Keeping, Membership
 
 # A line every two seconds is still read; a night's log stays small.
 MOST_LINES: Final = 30
 WINDOW_S: Final = 60.0
+_TROUBLE_AT: Final = 2
 # Kinds of history entries that are told, and what stands before their text.
 _TOLD: Final = {
     "gate_opened": "gate open: ",
@@ -49,6 +51,7 @@ class Announcing:
         self._is_idle = False
         self._window_s = clock.boot_s()
         self._lines = 0
+        self._failures = 0  # of saving, in a row
 
     def begin(self, directory: Path) -> None:
         """What runs, for whom, where, and how it is stopped."""
@@ -67,7 +70,12 @@ class Announcing:
 
     def save(self, changes: Changes) -> None:
         """See `ports.Keeping`; on disk first, then said."""
-        self._keeping.save(changes)
+        try:
+            self._keeping.save(changes)
+        except CannotSave as error:
+            self._tell_trouble(error)
+            raise
+        self._tell_mended()
         self._held |= {unit.lease for unit in changes.units}
         self._held -= set(changes.dropped)
         before, self._books = self._books, changes.books or self._books
@@ -92,6 +100,17 @@ class Announcing:
 
     def take_orders(self) -> list[Order]:
         return self._keeping.take_orders()
+
+    def _tell_trouble(self, error: CannotSave) -> None:
+        """Once, and not of a program that held the database for a moment."""
+        self._failures += 1
+        if self._failures == _TROUBLE_AT:
+            self._say(f"nothing is computed, because nothing can be saved: {error}; tried again")
+
+    def _tell_mended(self) -> None:
+        if self._failures >= _TROUBLE_AT:
+            self._say("saved again; all goes on")
+        self._failures = 0
 
     def _tell_idle(self, before: Books) -> None:
         """The project had no work: once, until there is some again."""

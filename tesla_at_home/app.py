@@ -6,8 +6,10 @@ those live in the child.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from tesla_at_home.adapters import joining, orders, settings_file
+from tesla_at_home.adapters import files, joining, orders, repair, settings_file, store_file
 from tesla_at_home.adapters.clock import SystemClock, SystemRandomness
 from tesla_at_home.adapters.enrolment import Enrolling, client_version
 from tesla_at_home.adapters.exchange import HttpLimits
@@ -25,7 +27,7 @@ from tesla_at_home.adapters.metadata import TufMetadata
 from tesla_at_home.adapters.runner import ChildRunner
 from tesla_at_home.adapters.schedule import Ticks
 from tesla_at_home.adapters.shelf import FileShelf
-from tesla_at_home.adapters.store import Store
+from tesla_at_home.adapters.store import REPAIRED, Store
 from tesla_at_home.adapters.transport import HttpTransport
 from tesla_at_home.adapters.vehicle.sources import open_sources
 from tesla_at_home.agent.books import HeldUnit
@@ -35,7 +37,13 @@ from tesla_at_home.agent.view import Entry, Quarantined, UnitView, View
 from tesla_at_home.announcing import Announcing
 from tesla_at_home.driver import Driver
 from tesla_at_home.errands import Errands
-from tesla_at_home.errors import BadScript, BadSetting, NotAvailableYet, UnknownVehicle
+from tesla_at_home.errors import (
+    BadScript,
+    BadSetting,
+    NotAvailableYet,
+    StoreDamaged,
+    UnknownVehicle,
+)
 from tesla_at_home.outside import End, Inbox, Outside, Wake
 from tesla_at_home.ports import Clock, Keeping, VehicleSource
 from tesla_at_home.settings import Settings
@@ -45,6 +53,8 @@ from workunits.trust import roles
 _TICK_S: Final = 5.0
 _INTERRUPTED: Final = 130
 _OK: Final = 0
+# Of the agent with another program that writes: the gate must close within a quarter of a second.
+_PATIENCE_S: Final = 0.1
 
 
 def run(
@@ -62,8 +72,28 @@ def run(
         ClientError: one line for the owner: not joined, already running, a bad setting, no idleness
         within `timeout_s`.
     """
+    store_file.expect_joined(directory)
     settings = settings_file.read(directory)
-    with Store.open(directory) as store, orders.locked(directory):
+    code: int | None = None
+    with orders.locked(directory):
+        while code is None:
+            try:
+                code = _run(directory, settings, tell, until_idle, timeout_s)
+            except StoreDamaged as damage:
+                code = _mend(directory, damage, tell, timeout_s)
+    return code
+
+
+def _run(
+    directory: Path,
+    settings: Settings,
+    tell: Callable[[str], None],
+    until_idle: bool,
+    timeout_s: float | None,
+) -> int:
+    with Store.open(directory, patience_s=_PATIENCE_S) as store:
+        store.check()
+        store.copy()
         inbox: Inbox = Inbox()
         socket = orders.OrderSocket(directory, lambda: inbox.put(Wake()))
         ticks = Ticks(lambda: inbox.put(Wake()), _TICK_S)
@@ -76,10 +106,42 @@ def run(
                 is_enough = driver.machine.is_idle if until_idle else lambda: False
                 driver.run(is_enough, timeout_s=timeout_s)
             announcing.end()
-            return _INTERRUPTED if signal.SIGINT in caught else _OK
+            return _code(caught)
         finally:
             ticks.stop()
             socket.close()
+
+
+def _mend(
+    directory: Path, damage: StoreDamaged, tell: Callable[[str], None], timeout_s: float | None
+) -> int | None:
+    """Begin a new database, at once or after a while; the exit code where the agent was ended."""
+    clock, inbox = SystemClock(), Inbox()
+    wait_s = repair.wait_s(directory, clock)
+    if timeout_s is not None and wait_s > timeout_s:
+        raise damage
+    tell(str(damage))
+    with _signals(inbox) as caught, contextlib.suppress(queue.Empty):
+        if wait_s:
+            tell(f"not for the first time today: nothing is computed for {wait_s:g} s")
+            inbox.get(timeout=wait_s)
+            return _code(caught)
+    tell(repair.mend(directory, damage, clock, SystemRandomness()))
+    return None
+
+
+def mend_if_damaged(directory: Path) -> None:
+    """For commands that change something, while no agent runs: begin a new database where it must be.
+
+    Raises:
+        AlreadyRunning: an agent does, which will see to it.
+    """
+    try:
+        with Store.open(directory) as store:
+            store.check()
+    except StoreDamaged as damage:
+        with orders.locked(directory):
+            repair.mend(directory, damage, SystemClock(), SystemRandomness())
 
 
 def view(directory: Path) -> View:
@@ -87,7 +149,7 @@ def view(directory: Path) -> View:
     is_running = orders.is_running(directory)
     with Store.open(directory, is_writer=False) as store:
         member, books, units = store.membership(), store.books(), store.units()
-        gate = store.gate()
+        gate, repaired = store.gate(), store.last(REPAIRED)
         # What was ordered a moment ago counts, also before the agent has taken it.
         books = functools.reduce(after_order, store.waiting_orders(), books)
     held = [unit for unit in units if unit.state != "quarantined"]
@@ -107,7 +169,8 @@ def view(directory: Path) -> View:
         ),
         totals=books.totals,
         notice=books.notice,
-        fault=books.fault,
+        fault=files.trouble(directory) or books.fault,
+        repaired=repaired,
         last_contact_ms=books.last_contact_ms,
         next_contact_ms=books.next_contact_ms,
     )
@@ -186,6 +249,10 @@ def _signals(inbox: Inbox) -> Iterator[set[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _code(caught: set[int]) -> int:
+    return _INTERRUPTED if signal.SIGINT in caught else _OK
 
 
 def _unit_view(unit: HeldUnit) -> UnitView:

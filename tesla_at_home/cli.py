@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from tesla_at_home import cli_shell
+from tesla_at_home.cli_doctor import doctor
 from tesla_at_home.cli_join import join, leave, recover
 from tesla_at_home.cli_settings import config, network, vehicle
 from tesla_at_home.cli_shell import (
@@ -34,7 +35,7 @@ from tesla_at_home.cli_show import history, leaderboard, status, why
 from tesla_at_home.errors import TeslaAtHomeError
 from workunits.errors import WorkunitsError
 
-_LATER: Final = ("doctor", "energy", "export", "web")
+_LATER: Final = ("energy", "export", "web")
 _LATER_GROUPS: Final = {"service": ("install", "uninstall", "status")}
 _DEBUG: Final = "TESLA_AT_HOME_DEBUG"
 
@@ -106,6 +107,7 @@ def resume(context: click.Context) -> None:
     from tesla_at_home.adapters import joining
     from tesla_at_home.adapters.clock import SystemClock
 
+    app.mend_if_damaged(directory_of(context))
     joining.expect_membership(directory_of(context))
     view = app.view(directory_of(context))
     was_held = view.is_finishing or view.is_paused(SystemClock().now_ms())
@@ -130,15 +132,17 @@ def _give(
     kind: Literal["pause", "resume", "finish"],
     until_ms: int | None = None,
 ) -> bool:
+    from tesla_at_home import app
     from tesla_at_home.adapters import joining, orders
     from tesla_at_home.agent.events import Order
 
+    app.mend_if_damaged(directory_of(context))
     joining.expect_membership(directory_of(context))
     return orders.give(directory_of(context), Order(kind=kind, until_ms=until_ms))
 
 
 for _command in (
-    join, recover, leave, status, why, history, leaderboard, config, network, vehicle,
+    join, recover, leave, status, why, history, doctor, leaderboard, config, network, vehicle,
 ):  # fmt: skip
     cli.add_command(_command)
 for _name in _LATER:

@@ -140,10 +140,12 @@ def recover(
 @click.pass_context
 def leave(context: click.Context, erase: bool, yes: bool) -> None:
     """End your consent, leave the project and delete this vehicle's key."""
+    from tesla_at_home import app
     from tesla_at_home.adapters import leaving
     from tesla_at_home.adapters.clock import SystemClock, SystemRandomness
 
     directory = directory_of(context)
+    app.mend_if_damaged(directory)
     leaver = leaving.Leaver(directory, SystemClock(), SystemRandomness())
     member = leaver.member()
     what = "Leave, and erase everything the project knows of you," if erase else "Leave"

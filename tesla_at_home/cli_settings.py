@@ -137,7 +137,7 @@ def show(context: click.Context, as_json: bool) -> None:
     now = settings_file.read(directory_of(context))
     if not now.vehicle.sources:
         raise ClientError("no source is set; `tesla-at-home config set vehicle.sources SPEC`")
-    readings = _listen(now)
+    readings = listen(now)
     at_s = SystemClock().boot_s()
     beliefs = {signal: readings.believe(signal, at_s) for signal in SIGNALS}
     if as_json:
@@ -157,7 +157,8 @@ def _belief_row(signal: str, belief: Belief) -> tuple[str, ...]:
     return signal.replace("_", " "), shown, ", ".join(belief.sources), belief.why_unknown or ""
 
 
-def _listen(now: Settings) -> Readings:
+def listen(now: Settings) -> Readings:
+    """What the sources say within a moment."""
     from tesla_at_home.adapters.clock import SystemClock
     from tesla_at_home.adapters.vehicle import sources
     from tesla_at_home.policy.signals import SIGNALS, Readings

@@ -87,17 +87,18 @@ def json_option(command: F) -> F:
 
 def say(line: str = "") -> None:
     """A line of the answer."""
-    click.echo(_harmless(_spelled(line)))
+    click.echo(_harmless(spelled(line)))
 
 
 def note(line: str) -> None:
     """A line beside the answer."""
-    click.echo(_harmless(_spelled(line)), err=True)
+    click.echo(_harmless(spelled(line)), err=True)
 
 
 def print_json(value: Json) -> None:
     """The answer for scripts."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    click.echo("".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text))
 
 
 def plain(value: object) -> object:
@@ -126,7 +127,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         side: Literal["left", "right"] = "right" if column.startswith("#") else "left"
         table.add_column(column.removeprefix("#"), justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_harmless(cell)) for cell in row))
+        table.add_row(*(escape(_one_line(cell)) for cell in row))
     console.print(table)
 
 
@@ -135,7 +136,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     pairs = [(name, value) for name, value in facts if value]
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        say(f"{name.ljust(width)}  {value}")
+        say(f"{name.ljust(width)}  {_one_line(value)}")
 
 
 def moment(at_ms: int, now_ms: int) -> str:
@@ -252,16 +253,27 @@ def not_yet(name: str) -> click.Command:
     )
 
 
-def _spelled(line: str) -> str:
+def spelled(line: str) -> str:
+    """`line` with every command that it recommends as it must be typed here."""
     context = click.get_current_context(silent=True)
     shell = None if context is None else context.find_object(Shell)
     return line if shell is None else shell.spelled(line)
+
+
+def _escaped(char: str) -> str:
+    """As JSON escapes it: terminals obey more characters than JSON must escape."""
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else json.dumps(char)[1:-1]
 
 
 def outage(error: OSError) -> str:
     """What the system refuses, where, and how to mend it where that is known."""
     mend = _MENDS.get(error.errno or 0, "")
     return f"{error.filename or 'this disk'}: {error.strerror or error}{mend}"
+
+
+def _one_line(text: str) -> str:
+    """A stranger's words inside a line of ours: they must not look like another line."""
+    return _harmless(" ".join(text.split()))
 
 
 def _harmless(text: str) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tesla_at_home.policy.gates import Condition, GateView
 
 _LINES: Final = 50
+# News for a week; the history keeps it.
+_REPAIR_SHOWN_MS: Final = 7 * 86_400_000
 # What opens a condition that is not met, by its name.
 _REMEDIES: Final = {
     "consent": "agree to the project's terms: leave and join again",
@@ -135,6 +137,7 @@ def why(context: click.Context, as_json: bool) -> None:
                 "is_running": view.is_running,
                 "fault": view.fault,
                 "notice": view.notice,
+                "repaired": plain(view.repaired),
             }
         )
         return
@@ -147,7 +150,11 @@ def why(context: click.Context, as_json: bool) -> None:
         say("\nWhat would open it:")
         for remedy in remedies:
             say(f"  {remedy}")
-    for name, line in (("The project says", view.notice), ("Last fault", view.fault)):
+    for name, line in (
+        ("The project says", view.notice),
+        ("Last fault", view.fault),
+        ("Repaired", _repair(seen)),
+    ):
         if line:
             say(f"\n{name}: {line}")
     _say_refused(view)
@@ -321,6 +328,13 @@ def _remedies(seen: Seen) -> list[str]:
     if view.is_paused(seen.now_ms) and "paused" not in failing:
         failing.insert(0, "paused")
     return [_REMEDIES.get(name, name) for name in failing] or ["time: nothing else is missing"]
+
+
+def _repair(seen: Seen) -> str | None:
+    entry = seen.view.repaired
+    if entry is None or seen.now_ms - entry.at_ms > _REPAIR_SHOWN_MS:
+        return None
+    return f"{moment(entry.at_ms, seen.now_ms)}, {entry.text}"
 
 
 def _say_refused(view: View) -> None:

@@ -12,6 +12,7 @@ import queue
 from collections.abc import Callable
 from typing import Final, assert_never
 
+from tesla_at_home.agent import room
 from tesla_at_home.agent.commands import (
     URGENT,
     CancelTransfers,
@@ -29,6 +30,7 @@ from tesla_at_home.agent.commands import (
     Recheck,
     RunUnit,
     StopChild,
+    Sweep,
     Upload,
 )
 from tesla_at_home.agent.events import (
@@ -36,6 +38,7 @@ from tesla_at_home.agent.events import (
     Event,
     Fetched,
     Now,
+    Order,
     Ordered,
     Rechecked,
     Tick,
@@ -45,10 +48,11 @@ from tesla_at_home.agent.machine import Machine
 from tesla_at_home.agent.mending import FILE_MISSING
 from tesla_at_home.agent.state import Identity
 from tesla_at_home.errands import rides_along
-from tesla_at_home.errors import ClientError, Untrusted
+from tesla_at_home.errors import CannotSave, ClientError, Untrusted
 from tesla_at_home.outside import End, Inbox, Outside, Posted, Seen, Wake
 from tesla_at_home.ports import ProjectView
 from tesla_at_home.preparing import Preparing
+from tesla_at_home.saving import EndedUnsaved, Saving
 from tesla_at_home.settings import Settings
 from tesla_at_home.transfers import Lane
 from workunits.values import LeaseId
@@ -63,7 +67,12 @@ class Driver:
     """Runs one agent until it is ended, or idle where that is asked for."""
 
     def __init__(
-        self, identity: Identity, settings: Settings, outside: Outside, inbox: Inbox
+        self,
+        identity: Identity,
+        settings: Settings,
+        outside: Outside,
+        inbox: Inbox,
+        lane: Callable[[str, Callable[[Posted], None]], Lane[Posted]] = Lane,
     ) -> None:
         self._outside = outside
         self._inbox = inbox
@@ -72,14 +81,15 @@ class Driver:
         self._view: ProjectView | None = None
         self._unproved: list[LeaseId] = []
         self._inner: list[Event] = []  # what performing itself brought about
+        self._saving = Saving(outside, inbox, self._hold_still)
         self._is_over = False
         keeping = outside.keeping
         self._machine = Machine(
             identity, settings, keeping.books(), keeping.units(), self._now(), outside.source.calm_s
         )
-        self._exchange: Lane[Posted] = Lane("exchange", inbox.put)
-        self._down: Lane[Posted] = Lane("down", inbox.put)
-        self._up: Lane[Posted] = Lane("up", inbox.put)
+        self._exchange, self._down, self._up = (
+            lane(name, inbox.put) for name in ("exchange", "down", "up")
+        )
 
     @property
     def machine(self) -> Machine:
@@ -96,17 +106,20 @@ class Driver:
         clock = self._outside.clock
         ends_s = None if timeout_s is None else clock.boot_s() + timeout_s
         try:
-            self._begin()
+            self.begin()
             while not self._is_over and not is_enough():
-                self._take(self._wait(ends_s))
+                self.take(self._wait(ends_s))
                 if ends_s is not None and clock.boot_s() >= ends_s:
                     raise ClientError(f"not idle after {timeout_s:g} s; see `tesla-at-home why`")
+        except EndedUnsaved:
+            _log.info("ended while nothing could be saved: what was saved before holds")
         finally:
-            self._end()
+            self.end()
 
     # --- events ----------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """What is done once, before the first event."""
         self._look_at_held()
         # Consent first: the gate that the owner sees must not speak of it before it was asked for.
         self._handle(self._consented())
@@ -115,6 +128,8 @@ class Driver:
         self._outside.source.start(self._inbox.put)
 
     def _wait(self, ends_s: float | None) -> Posted:
+        if (late := self._saving.late()) is not None:
+            return late
         now_s = self._outside.clock.boot_s()
         until_s = now_s + _LONGEST_SLEEP_S
         for at_s in (self._machine.next_wake_s(), ends_s):
@@ -125,7 +140,8 @@ class Driver:
         except queue.Empty:
             return self._tick()
 
-    def _take(self, posted: Posted) -> None:
+    def take(self, posted: Posted) -> None:
+        """One thing that was posted, and all that it brings about."""
         match posted:
             case BaseException():
                 raise posted
@@ -162,17 +178,39 @@ class Driver:
 
     def _save(self) -> None:
         changes = self._machine.take_changes()
-        if changes:
-            self._outside.keeping.save(changes)
+        if changes and self._saving.keep(changes):
+            self._go_on()
         for entry in changes.entries:
             _log.info("%s: %s", entry.kind, entry.text)
 
+    def _hold_still(self) -> None:
+        self._perform(CancelTransfers())
+        self._outside.runner.stop()
+
+    def _go_on(self) -> None:
+        unit = self._machine.state.in_child()
+        if unit is not None and unit.state == "computing":
+            self._outside.runner.go_on()
+
     def _take_orders(self) -> None:
-        for order in self._outside.keeping.take_orders():
-            settings = self._outside.settings() if order.kind == "reload" else None
+        for order in self._waiting_orders():
+            settings = self._reloaded() if order.kind == "reload" else None
             self._settings = settings or self._settings
             self._handle(Ordered(order, settings))
         self._handle(self._consented())
+
+    def _reloaded(self) -> Settings | None:
+        try:
+            return self._outside.settings()
+        except ClientError as error:
+            _log.warning("the settings stay as they were: %s", error)
+            return None
+
+    def _waiting_orders(self) -> list[Order]:
+        try:
+            return self._outside.keeping.take_orders()
+        except CannotSave:
+            return []  # they stay there, and the next tick asks again
 
     def _take_view(self, seen: Seen) -> None:
         self._view = seen.view or self._view
@@ -206,7 +244,10 @@ class Driver:
         return Tick(self._outside.runner.memory_bytes(), most_bytes)
 
     def _consented(self) -> Consented:
-        record = self._outside.keeping.consent()
+        try:
+            record = self._outside.keeping.consent()
+        except CannotSave:
+            return Consented(False)  # unknown is closed; asked again with the next tick
         if record is None or record.withdrawn_ms is not None:
             return Consented(False)
         is_current = self._view is None or self._view.project.terms.digest == record.consent.terms
@@ -229,6 +270,8 @@ class Driver:
                 self._run_unit(command.lease)
             case Prove():
                 self._prove(command.lease)
+            case Sweep():
+                self._outside.shelf.sweep(command.leases, command.inputs)
             case Forget():
                 self._outside.shelf.forget(command.lease, command.inputs)
                 if self._preparing.evict_manifests(self._machine.state.manifests_in_use()):
@@ -245,8 +288,10 @@ class Driver:
         now, left = self._machine.state.trusted_now(), self._machine.left_today()
         match command:
             case Fetch(need):
-                most = self._preparing.model_bytes(self._settings)
-                keep = self._machine.state.models_in_use()
+                state = self._machine.state
+                units_take = room.units_bytes(state.facts_in_use())
+                most = self._preparing.most_bytes(self._settings) - units_take
+                keep = state.models_in_use()
                 self._down.submit(lambda cancel: errands.fetch(need, most, keep, left.down, cancel))
             case Recheck(leases, needs):
                 self._down.submit(lambda cancel: errands.recheck(leases, needs))
@@ -288,11 +333,11 @@ class Driver:
             detail = f"a file of the unit cannot be read: {error.strerror}"
             self._inner.append(UnitFailed(lease, FILE_MISSING, detail))
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Nothing computes and nothing is lost when this returns."""
         self._outside.source.stop()
         self._outside.runner.stop()
         self._outside.runner.close()
         for lane in (self._exchange, self._down, self._up):
             lane.close()
-        self._save()
+        self._saving.keep_the_last(self._machine.take_changes())

@@ -28,7 +28,7 @@ from tesla_at_home.agent.events import (
     Uploaded,
     UploadFailed,
 )
-from tesla_at_home.errors import Cancelled, Told, Unreachable, Untrusted
+from tesla_at_home.errors import Cancelled, ClientError, Told, Unreachable, Untrusted
 from tesla_at_home.ports import (
     Cancellation,
     Enroller,
@@ -70,7 +70,8 @@ class Errands:
             was_cancelled = isinstance(error, Cancelled)
             fault = None if was_cancelled else str(error)
             view = self._held(now)
-        return view, ProjectSeen(view is not None and view.is_fresh, fault, was_cancelled)
+        is_fresh, until_ms = (False, None) if view is None else (view.is_fresh, view.until_ms)
+        return view, ProjectSeen(is_fresh, fault, was_cancelled, until_ms)
 
     def _held(self, now: Milliseconds) -> ProjectView | None:
         try:
@@ -96,7 +97,7 @@ class Errands:
             return [self.transport.take_moved(), _unanswered(error)]
         moved = self.transport.take_moved()
         try:
-            accepted = acceptance.read_answer(raw, project, saved.digest, now)
+            accepted = acceptance.read_answer(raw, project, saved.digest, now, saved.holding)
             for need, file in accepted.files:
                 self.shelf.put(need, file)
         except ContractError as error:
@@ -120,7 +121,7 @@ class Errands:
             return [EnrolledAgain(session, self.enroller.again(session, now, cancel=cancel))]
         except (Unreachable, Untrusted, OSError) as error:
             return [_unanswered(error)]
-        except ContractError as error:
+        except (ContractError, ClientError) as error:
             return [Unanswered(str(error), is_untrusted=True)]
 
     def fetch(
@@ -150,8 +151,12 @@ class Errands:
             )
             self.shelf.accept(need)
         except (Unreachable, Untrusted, ContractError, OSError) as error:
-            is_absent = isinstance(error, Told) and error.status in _ABSENT
-            failed = FetchFailed(need, _words(error), isinstance(error, Cancelled), is_absent)
+            # A server that gives other bytes under the name does not have the file either.
+            is_told = isinstance(error, Told) and error.status in _ABSENT
+            is_absent = is_told or isinstance(error, ContractError)
+            failed = FetchFailed(
+                need, _words(error), isinstance(error, Cancelled), is_absent, _retry_after_s(error)
+            )
             return [self.transport.take_moved(), failed]
         return [self.transport.take_moved(), Fetched(need)]
 
@@ -178,7 +183,9 @@ class Errands:
                 on_bytes=budget.use,
             )
         except (Unreachable, Untrusted, OSError) as error:
-            failed = UploadFailed(unit.lease, _words(error), isinstance(error, Cancelled))
+            failed = UploadFailed(
+                unit.lease, _words(error), isinstance(error, Cancelled), _retry_after_s(error)
+            )
             return [self.transport.take_moved(), failed]
         return [self.transport.take_moved(), Uploaded(unit.lease)]
 
@@ -206,6 +213,10 @@ def _words(error: Exception) -> str:
         name = Path(str(error.filename)).name if error.filename else "this disk"
         return f"{name}: {error.strerror or error}"
     return str(error)
+
+
+def _retry_after_s(error: Exception) -> int | None:
+    return error.retry_after_s if isinstance(error, Told) else None
 
 
 def _unanswered(error: Unreachable | Untrusted | OSError) -> Event:

@@ -50,6 +50,18 @@ class UnknownVehicle(ClientError):
     code: ClassVar[str] = "unknown_vehicle"
 
 
+class CannotSave(ClientError):
+    """The disk takes no changes now (full, read-only, held by another program): the same again later."""
+
+    code: ClassVar[str] = "cannot_save"
+
+
+class StoreDamaged(ClientError):
+    """The agent's database cannot be believed any more; `run` sets it aside and begins a new one."""
+
+    code: ClassVar[str] = "store_damaged"
+
+
 class NotAvailableYet(ClientError):
     """A command or value that belongs to a later version."""
 

@@ -154,6 +154,7 @@ class ProjectView:
 
     project: Project
     is_fresh: bool
+    until_ms: Milliseconds | None = None  # when it becomes stale
 
 
 class Metadata(Protocol):
@@ -258,6 +259,24 @@ class Job(msgspec.Struct, frozen=True):
     threads: int
     duty: float  # percent
     checkpoint_s: float
+    memory_bytes: int = 0  # what the child may take; 0: as much as there is
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What the child's process may touch and take, for as long as it lives."""
+
+    reads: tuple[str, ...]  # folders
+    writes: tuple[str, ...]  # folders, one at least: the first is the child's own
+    memory_bytes: int
+    file_bytes: int
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """One thing that keeps the child's process in its place, and whether it took effect."""
+
+    name: str
+    holds: bool
+    detail: str  # what holds, or why it does not
 
 
 class Runner(Protocol):
@@ -330,7 +349,13 @@ class Shelf(Protocol):
         """The first step to compute, behind those in the spool; a damaged one is set aside."""
         ...
 
-    def forget(self, lease: LeaseId, inputs: Iterable[Digest]) -> None: ...
+    def forget(self, lease: LeaseId, inputs: Iterable[Digest]) -> None:
+        """Remove the unit's files; what a disk does not let go of is left to a later `sweep`."""
+        ...
+
+    def sweep(self, leases: Container[LeaseId], inputs: Container[Digest]) -> None:
+        """Remove the files of all units but `leases`, and all inputs but these."""
+        ...
 
     def evict(self, keep: Container[Digest], most_bytes: int) -> None:
         """Remove models used least recently until all take at most `most_bytes`."""

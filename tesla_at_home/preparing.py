@@ -38,11 +38,12 @@ class Preparing:
         """No more are kept than a wish can name, but for those in use; whether any went."""
         return self.shelf.evict_manifests(keep, limits.CACHED)
 
-    def model_bytes(self, settings: Settings) -> int:
-        """What models may take of the disk."""
+    def most_bytes(self, settings: Settings) -> int:
+        """What models and units may take of the disk."""
         return int(self.shelf.disk_bytes() * settings.limits.disk / 100)
 
-    def memory_bytes(self, settings: Settings) -> int:
+    @staticmethod
+    def memory_bytes(settings: Settings) -> int:
         """What the child may take of the memory."""
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return int(total * settings.limits.memory / 100)
@@ -61,11 +62,8 @@ class Preparing:
             )
         except (ContractError, Untrusted) as error:
             return OfferRefused(unit.lease, error.code, str(error))
-        if facts.model_bytes > self.model_bytes(settings):
-            detail = f"the model has {facts.model_bytes} bytes, more than limits.disk allows"
-            return OfferRefused(unit.lease, "disk_full", detail)
         missing = tuple(need for need in needs if not self.shelf.has(need))
-        return Proved(unit.lease, facts, missing)
+        return Proved(unit.lease, facts, missing, self.most_bytes(settings))
 
     def _manifest(self, need: Need) -> bytes | None:
         """The manifest as it was signed; one that the disk damaged is forgotten."""
@@ -107,4 +105,5 @@ class Preparing:
             threads=max(1, int((os.cpu_count() or 1) * settings.limits.cores / 100)),
             duty=settings.limits.duty,
             checkpoint_s=settings.work.checkpoint_s,
+            memory_bytes=self.memory_bytes(settings),
         )

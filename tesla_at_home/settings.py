@@ -172,6 +172,11 @@ class Work:
         "s",
         "a stopped process is ended after so long, and its memory given back",
     )
+    longest_step_s: float = _number(
+        1800.0, 1.0, _DAY_S, "s",
+        "a step that takes longer is ended and its unit given up, unless its model costs more; on a "
+        "usual computer a step takes seconds",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from workunits.errors import RuntimeOutOfRange
+from workunits.errors import LimitExceeded, RuntimeOutOfRange
 from workunits.wire import limits
 from workunits.wire.messages import Dtype, Program, TensorSpec
 from workunits.wire.tensors import DTYPE_BYTES as DTYPE_BYTES
+from workunits.wire.tensors import payload_bytes
 
 # Rows in one call of the model, unless the model or the submitter fixes another number.
 DEFAULT_ROWS_PER_STEP: Final = 32
@@ -55,6 +56,31 @@ def fit_rows_per_step(
     """`wanted`, lowered until one step's inputs and outputs are below `limits.STEP_BYTES`."""
     one_row = max(1, row_bytes(inputs) + row_bytes(outputs))
     return max(1, min(wanted, limits.ROWS_PER_STEP, (limits.STEP_BYTES - 1) // one_row))
+
+
+def check_size(program: Program, rows: int) -> int:
+    """The bytes of the output of `rows` rows, once the unit is known to be one that may be computed.
+
+    Raises:
+        LimitExceeded: a row costs more, or a step or a payload is larger, than the contract allows
+        (PROTOCOL 6.7); or an output that is not one value per row.
+    """
+    if program.kflop_per_row > limits.KFLOP_PER_ROW:
+        raise LimitExceeded(f"one row costs {program.kflop_per_row} kFLOP, too many for one night")
+    if any(spec.scope != "row" for spec in program.outputs):
+        raise LimitExceeded("an output that all rows share")
+    if program.rows_per_step > fit_rows_per_step(
+        program.rows_per_step, program.inputs, program.outputs
+    ):
+        raise LimitExceeded(f"one step has more than {limits.STEP_BYTES} bytes")
+    for what, specs in (("inputs", program.inputs), ("outputs", program.outputs)):
+        # Before anything is made of them: these shapes may say any number.
+        if row_bytes(specs) * rows > limits.TENSOR_PAYLOAD_BYTES:
+            raise LimitExceeded(f"the unit's {what} are larger than any payload may be")
+    size = payload_bytes(program.outputs, rows)
+    if size > limits.TENSOR_PAYLOAD_BYTES:
+        raise LimitExceeded("the unit's outputs are larger than any payload may be")
+    return size
 
 
 def check_runtime(program: Program, version: str) -> None:

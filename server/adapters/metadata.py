@@ -18,16 +18,26 @@ from typing import Final, Literal, TypeVar, cast
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
-from server.adapters.keys import TUF_ROLES, KeyFolder
+from server.adapters.keys import ROLES, TUF_ROLES, KeyFolder
 from server.adapters.metadata_files import MetadataFiles
+from server.domain.restoring import beyond
 from server.errors import Refused
 from server.settings import ProjectSettings
 from workunits.trust import envelope
 from workunits.values import Digest, Milliseconds, show
 from workunits.wire import codec, limits
-from workunits.wire.messages import ModelFacts, Project, RoleKey
+from workunits.wire.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, ModelFacts, Project, RoleKey
 
 LIFE: Final = {
     "root": timedelta(days=365),
@@ -96,15 +106,39 @@ class ProjectMetadata:
             self._refresh_chain(now)
         return self.warnings(now)
 
+    def leap(self, now: Milliseconds) -> tuple[str, ...]:
+        """After a restore: sign versions that are higher than any that vehicles may have seen.
+
+        They refuse lower ones as a rollback (TUF 1.0, sections 5.4 to 5.6). Returns the roles that
+        stay behind because a key is not here.
+        """
+        able = [role for role in TUF_ROLES[1:] if self._can_sign(role)]
+        with self._files.lock():
+            if able:
+                self._sign_from(able[0], now, above=beyond(0, now) - 1)
+        return tuple(role for role in TUF_ROLES[1:] if role not in able)
+
+    def current(self) -> dict[str, bytes]:
+        """The files that a vehicle needs, by name: every root, and what the timestamp names."""
+        with self._files.lock():
+            return self._files.current((PROJECT, TERMS))
+
     def align(self, settings: ProjectSettings, now: Milliseconds) -> bool:
-        """Tell vehicles what the operator has changed in the settings; whether there was anything.
+        """Tell vehicles what the operator has changed in the settings, and which versions of the
+        protocol this program speaks; whether there was anything new.
 
         Raises:
             Refused: a key that must sign this is not here.
         """
         told = self.project()
         sign_up: Literal["open", "invite"] = "invite" if settings.sign_up == "invite" else "open"
-        changed = msgspec.structs.replace(told, name=settings.name, sign_up=sign_up)
+        changed = msgspec.structs.replace(
+            told,
+            name=settings.name,
+            sign_up=sign_up,
+            protocol_oldest=PROTOCOL_OLDEST,
+            protocol_newest=PROTOCOL_VERSION,
+        )
         if changed == told:
             return False
 
@@ -165,6 +199,10 @@ class ProjectMetadata:
             for role, each in zip(TUF_ROLES, signed, strict=True)
         )
 
+    def foreign_keys(self) -> tuple[str, ...]:
+        """Roles whose key here is not the one that is named for it: what it signs nobody takes."""
+        return tuple(role for role in ROLES if self._keys.has(role) and not self._is_named(role))
+
     def warnings(self, now: Milliseconds) -> tuple[str, ...]:
         """What will stop vehicles from taking work unless a key that is not here signs."""
         return tuple(
@@ -183,17 +221,24 @@ class ProjectMetadata:
             self._write("root", root)
 
     def _refresh_chain(self, now: Milliseconds) -> None:
+        """The first that is due, and what follows from it."""
+        files = self._files
+        signed = (files.targets(), files.snapshot(), files.timestamp())
+        for role, each in zip(TUF_ROLES[1:], signed, strict=True):
+            if self._can_sign(role) and _is_due(each, role, now):
+                self._sign_from(role, now)
+                break
+
+    def _sign_from(self, role: str, now: Milliseconds, above: int = 0) -> None:
         """Targets, snapshot and timestamp: who signs one must sign those that follow from it."""
-        snapshot, timestamp = self._files.snapshot(), self._files.timestamp()
-        targets = self._files.targets()
-        if self._can_sign("targets") and _is_due(targets, "targets", now):
-            self._publish_next(targets, now)
-        elif self._can_sign("snapshot") and _is_due(snapshot, "snapshot", now):
-            self._publish(
-                None, _next(snapshot, "snapshot", now), _next(timestamp, "timestamp", now)
-            )
-        elif self._can_sign("timestamp") and _is_due(timestamp, "timestamp", now):
-            self._publish(None, None, _next(timestamp, "timestamp", now))
+        if role == "targets":
+            self._publish_next(self._files.targets(), now, above)
+            return
+        snapshot = None
+        if role == "snapshot":
+            snapshot = _next(self._files.snapshot(), "snapshot", now, above)
+        timestamp = _next(self._files.timestamp(), "timestamp", now, above)
+        self._publish(None, snapshot, timestamp)
 
     def _change_targets(self, change: Callable[[Targets], None], now: Milliseconds) -> None:
         if missing := [role for role in _followers("targets") if not self._keys.has(role)]:
@@ -206,14 +251,14 @@ class ProjectMetadata:
             change(targets)
             self._publish_next(targets, now)
 
-    def _publish_next(self, targets: Targets, now: Milliseconds) -> None:
+    def _publish_next(self, targets: Targets, now: Milliseconds, above: int = 0) -> None:
         raw = self._files.read_target(targets, PROJECT)
         project = codec.from_json(raw, Project, most=limits.PAYLOAD_BYTES)
         self._files.put_target(targets, PROJECT, codec.to_json(_prolonged(project, now)))
         self._publish(
-            _next(targets, "targets", now),
-            _next(self._files.snapshot(), "snapshot", now),
-            _next(self._files.timestamp(), "timestamp", now),
+            _next(targets, "targets", now, above),
+            _next(self._files.snapshot(), "snapshot", now, above),
+            _next(self._files.timestamp(), "timestamp", now, above),
         )
 
     def _publish(
@@ -230,6 +275,14 @@ class ProjectMetadata:
 
     def _can_sign(self, role: str) -> bool:
         return all(self._keys.has(each) for each in _followers(role))
+
+    def _is_named(self, role: str) -> bool:
+        if role in TUF_ROLES:
+            return self._signer(role).public_key.keyid in self._files.root().roles[role].keyids
+        project = self.project()
+        named = project.batch_keys if role == "batch" else project.scheduler_keys
+        public = envelope.public_bytes(self._keys.load(role))
+        return any(each.key == public for each in named)
 
     def _signer(self, role: str) -> CryptoSigner:
         return CryptoSigner(self._keys.load(role))
@@ -256,13 +309,13 @@ def _followers(role: str) -> tuple[str, ...]:
     return ("root",) if role == "root" else TUF_ROLES[TUF_ROLES.index(role) :]
 
 
-def _next(signed: S, role: str, now: Milliseconds) -> S:
-    signed.version += 1
+def _next(signed: S, role: str, now: Milliseconds, above: int) -> S:
+    signed.version = max(signed.version, above) + 1
     signed.expires = _moment(now) + LIFE[role]
     return signed
 
 
-def _is_due(signed: S, role: str, now: Milliseconds) -> bool:
+def _is_due(signed: Signed, role: str, now: Milliseconds) -> bool:
     return signed.expires - _moment(now) < LIFE[role] / 3
 
 

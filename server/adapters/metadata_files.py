@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -68,6 +68,14 @@ class MetadataFiles:
         """The targets that the snapshot names."""
         version = self.snapshot().meta["targets.json"].version
         return self._load(f"{version}.targets.json", Targets)
+
+    def current(self, targets: Sequence[str]) -> dict[str, bytes]:
+        """Every root, what the timestamp names, and the files of `targets`, by name."""
+        snapshot, described = self.snapshot(), self.targets()
+        names = [path.name for path in sorted(self._folder.glob("[1-9]*.root.json"))]
+        names += [f"{described.version}.targets.json", f"{snapshot.version}.snapshot.json"]
+        names += [f"targets/{described.targets[name].get_prefixed_paths()[0]}" for name in targets]
+        return {name: self._read(name) for name in (*names, "timestamp.json")}
 
     def write(self, role: str, metadata: Metadata[S]) -> None:
         """Put signed metadata under the name of its version."""

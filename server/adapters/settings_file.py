@@ -55,7 +55,7 @@ def read(folder: Path) -> ProjectSettings:
         raise Refused(f"{FILE} cannot be read: {error}") from None
     try:
         return _checked(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise Refused(f"{FILE} is not TOML: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The life of batches, units and replicas: which event leads from which state to which.
+"""The life of batches, units, vehicles and replicas: which event leads from which state to which.
 
 The tables are the whole truth; a pair that is not in them is a bug and raises with the story. When
 an event happens is decided elsewhere (`quorum`, `exchange`), what is written by storage.
@@ -26,6 +26,13 @@ UNIT: Final[Table] = {
     ("open", "cancel"): "cancelled",
 }
 
+VEHICLE: Final[Table] = {
+    ("active", "quarantine"): "quarantined",  # by the operator, or because its key was cloned
+    ("quarantined", "release"): "active",
+    ("active", "retire"): "retired",  # it left, or its owner replaced it
+    ("quarantined", "retire"): "retired",
+}
+
 REPLICA: Final[Table] = {
     ("ready", "lease"): "leased",
     ("ready", "cancel"): "cancelled",  # its unit was settled without it
@@ -40,11 +47,18 @@ REPLICA: Final[Table] = {
     ("reported", "doubt"): "inconclusive",  # awaits one more
     ("reported", "drop"): "not_needed",  # its unit failed or was cancelled
     ("reported", "withdraw"): "returned",  # its vehicle has left
+    ("reported", "set_aside"): "set_aside",  # its vehicle is in quarantine: no voice, but a verdict
     ("inconclusive", "accept"): "valid",
     ("inconclusive", "reject"): "invalid",
     ("inconclusive", "doubt"): "inconclusive",
     ("inconclusive", "drop"): "not_needed",
     ("inconclusive", "withdraw"): "returned",
+    ("inconclusive", "set_aside"): "set_aside",
+    ("set_aside", "accept"): "valid",
+    ("set_aside", "reject"): "invalid",
+    ("set_aside", "drop"): "not_needed",
+    ("set_aside", "withdraw"): "returned",
+    ("set_aside", "restore"): "reported",  # its vehicle was released
 }
 
 

@@ -14,6 +14,7 @@ from server.domain.work import UnitCounts
 TOO_MANY_ERRORS: Final = "too_many_errors"
 TOO_MANY_REPLICAS: Final = "too_many_replicas"
 NO_AGREEMENT: Final = "no_agreement"
+SET_ASIDE: Final = "set_aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ def is_due(unit_state: str, waiting: int, quorum: int) -> bool:
     if unit_state == "done":
         return waiting > 0
     return unit_state == "open" and waiting >= quorum
+
+
+def has_voice(replica_state: str) -> bool:
+    """Whether a result counts for the quorum; one of a vehicle in quarantine is only measured."""
+    return replica_state != SET_ASIDE
 
 
 def next_move(unit: UnitCounts, quorum: int, most: UnitLimits) -> Move:

@@ -65,6 +65,9 @@ class VehicleRow:
     credit_kflop: int = 0
     returns: int = 0  # leases handed back within an hour from `returns_since_ms` on
     returns_since_ms: Milliseconds = _NEVER
+    halvings: int = 0  # the brake's; see `server.domain.brake`
+    lost_in_row: int = 0
+    paused_until_ms: Milliseconds = _NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class UploadRow:
     size: int
     is_complete: bool
     touched_ms: Milliseconds
+    vehicle_id: KeyId | None = None  # whose quota it takes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.domain.brake import Brake
 from workunits.values import BatchId, Digest, KeyId, LeaseId, Milliseconds, OwnerId, SessionId
 
 
@@ -42,6 +43,7 @@ class HeldRow:
     idx: int
     rows: int
     body: bytes
+    is_repeat: bool = False  # not counted among the unit's replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class ReportTaken:
-    """leased or lost -> reported; the owner's voice is claimed (again)."""
+    """leased or lost -> reported or set_aside; the owner's voice is claimed (again)."""
 
     id: int
     old: str
@@ -68,6 +70,7 @@ class ReportTaken:
     runtime: str | None
     compute_ms: int
     ended_ms: Milliseconds
+    new: str = "reported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class ReplicaEnd:
     detail: str | None
     ended_ms: Milliseconds
     frees_owner: bool
+    is_repeat: bool = False  # from now on it does not count among the unit's replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class UnitCounts:
     batch_id: BatchId
     state: str
     rows: int
-    replicas: int  # ever made, returned ones not counted
+    replicas: int  # ever made, without returned ones and an owner's repeated lapses
     errors: int
     tally: Tally
 
@@ -125,7 +129,7 @@ class ResultRow:
     """A result that waits for its verdict."""
 
     id: int
-    state: str  # reported, inconclusive
+    state: str  # reported, inconclusive, set_aside
     owner_id: OwnerId
     vehicle_id: KeyId
     output: Digest
@@ -147,7 +151,8 @@ class UnitToCheck:
 
 @dataclass(frozen=True, slots=True)
 class VerdictGiven:
-    """reported or inconclusive -> valid, invalid, inconclusive or not_needed."""
+    """What is said of a waiting result: valid, invalid, inconclusive, not_needed, set_aside or, when
+    its vehicle was released, reported again."""
 
     id: int
     vehicle_id: KeyId
@@ -193,6 +198,7 @@ class SessionStep:
     seen_ms: Milliseconds
     returns: int
     returns_since_ms: Milliseconds
+    brake: Brake
 
 
 @dataclass(frozen=True, slots=True)

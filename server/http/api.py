@@ -7,7 +7,6 @@ gives its answer back; whatever they raise becomes a problem document in `server
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +24,7 @@ from server.domain.records import ProjectTotals
 from server.errors import NotFound
 from server.http import bodies, ranges
 from server.http.doors import Doors
+from server.http.networks import network_of
 from server.http.work import message_body
 from workunits.trust import digests, envelope, roles
 
@@ -34,7 +34,6 @@ Asked = Request[None, None, State]
 _BLOB: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}", re.ASCII)
 _READS: Final = [HttpMethod.GET, HttpMethod.HEAD]
-_UNKNOWN_NETWORK: Final = "unknown"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _OCTETS: Final = "application/octet-stream"
 
@@ -86,10 +85,11 @@ async def enrol(request: Asked, doors: Open) -> Response[bytes]:
     """A vehicle joins."""
     host = request.client.host if request.client else None
     network = network_of(host, is_behind_proxy=doors.is_behind_proxy)
-    with doors.room.share() as share:
-        raw = await message_body(request.scope, request.receive, share)
-        message = envelope.unpack_message(raw)
-        wanted = roles.accept_enrolment(message.envelope)
+    with doors.room.share(host) as share:
+        with doors.strangers.heard(host):
+            raw = await message_body(request.scope, request.receive, share)
+            message = envelope.unpack_message(raw)
+            wanted = roles.accept_enrolment(message.envelope)
         digest = digests.of_request(message.envelope.payload)
         answer = await doors.writers.run(doors.enrolments.enrol, wanted, digest, network)
     return _message(envelope.pack_message(answer))
@@ -98,10 +98,12 @@ async def enrol(request: Asked, doors: Open) -> Response[bytes]:
 @post("/v1/leave", status_code=200)
 async def leave(request: Asked, doors: Open) -> Response[bytes]:
     """A vehicle, and with it perhaps its owner, leaves."""
-    with doors.room.share() as share:
-        raw = await message_body(request.scope, request.receive, share)
-        message = envelope.unpack_message(raw)
-        wanted = roles.accept_departure(message.envelope)
+    host = request.client.host if request.client else None
+    with doors.room.share(host) as share:
+        with doors.strangers.heard(host):
+            raw = await message_body(request.scope, request.receive, share)
+            message = envelope.unpack_message(raw)
+            wanted = roles.accept_departure(message.envelope)
         digest = digests.of_request(message.envelope.payload)
         answer = await doors.writers.run(doors.enrolments.leave, wanted, digest)
     return _message(envelope.pack_message(answer))
@@ -152,26 +154,6 @@ def metadata_file(folder: Path, path: str) -> Path:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise NotFound("there is no such metadata")
     return file
-
-
-def network_of(host: str | None, *, is_behind_proxy: bool = False) -> str | None:
-    """The network prefix that an address belongs to, which is all that is kept of it.
-
-    A /24 or a /56 is one household or one small site; None stands for this machine itself. Behind a
-    proxy the address is what somebody wrote: who claims to be this machine, or writes nonsense, is
-    one of the many who are counted together.
-    """
-    try:
-        # A zone would make many networks of one.
-        address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return _UNKNOWN_NETWORK
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return _UNKNOWN_NETWORK if is_behind_proxy else None
-    bits = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network(f"{address}/{bits}", strict=False))
 
 
 def _part(

@@ -6,6 +6,7 @@ Decides how much and how long is read. What the bytes mean is decided after them
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -14,14 +15,19 @@ from litestar.types import Receive
 
 from server import settings
 from server.errors import Busy
+from server.http.networks import network_of
 from server.http.problems import BodyTooSlow, WrongContentType
 from workunits.errors import LimitExceeded
 
 MESSAGE_TYPE: Final = "application/vnd.tesla-at-home+msgpack"
 # 8 MiB over a home uplink of 4 Mbit/s; whoever needs longer for a message is broken or hostile.
 MESSAGE_S: Final = 30.0
-# Between two pieces of an upload; the vehicle comes back and goes on where it stood.
+# In so long an upload brings at least so much, or its end: half of what the vehicle itself gives up
+# at. It comes back and goes on where it stood.
 PIECE_S: Final = 30.0
+PIECE_BYTES: Final = 1024
+# Of the room, for the callers of one network: four of the largest messages at once.
+_NETWORK_SHARE: Final = 0.25
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -31,39 +37,64 @@ class Gone(Exception):
 
 
 class Room:
-    """The memory for the bodies of messages, one for all callers. Used from one event loop."""
+    """The memory for the bodies of messages, one for all callers. Used from one event loop.
 
-    def __init__(self, most_bytes: int = settings.BODIES_BYTES) -> None:
+    No network (`server.http.networks`) gets more than a part of it, so that none keeps all others
+    out; this computer itself is not counted.
+    """
+
+    def __init__(
+        self, most_bytes: int = settings.BODIES_BYTES, *, is_behind_proxy: bool = False
+    ) -> None:
         self._free_bytes = most_bytes
+        self._most_for_one = int(most_bytes * _NETWORK_SHARE)
+        self._taken: Counter[str] = Counter()
+        self._is_behind_proxy = is_behind_proxy
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """One caller's part of it, given back at the end."""
-        share = Share(self)
+    def share(self, host: str | None) -> Iterator[Share]:
+        """A caller's part of it, given back at the end."""
+        share = Share(self, network_of(host, is_behind_proxy=self._is_behind_proxy))
         try:
             yield share
         finally:
-            self._free_bytes += share.bytes
+            self._give_back(share)
 
-    def take(self, more: int) -> None:
+    def take(self, network: str | None, more: int) -> None:
         """Raise `Busy` if there is no room for `more` bytes."""
         if more > self._free_bytes:
             raise Busy(
                 "more is being sent to this server than it can hold; send it again in a moment"
             )
+        if network is not None:
+            if self._taken[network] + more > self._most_for_one:
+                raise Busy(
+                    "more is being sent from this network than there is room for; send it again "
+                    "in a moment"
+                )
+            self._taken[network] += more
         self._free_bytes -= more
+
+    def _give_back(self, share: Share) -> None:
+        self._free_bytes += share.bytes
+        if share.network is None:
+            return
+        self._taken[share.network] -= share.bytes
+        if not self._taken[share.network]:
+            del self._taken[share.network]
 
 
 class Share:
     """What one body takes of a `Room`."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, network: str | None) -> None:
         self._room = room
+        self.network = network
         self.bytes = 0
 
     def grow(self, more: int) -> None:
         """Raises `Busy` as `Room.take` does."""
-        self._room.take(more)
+        self._room.take(self.network, more)
         self.bytes += more
 
 
@@ -80,7 +111,7 @@ def expect_message_type(content_type: str | None, encoding: str | None) -> None:
     kind = (content_type or "").split(";")[0].strip().lower()
     if kind != MESSAGE_TYPE:
         raise WrongContentType(
-            f"send the body as {MESSAGE_TYPE}, not {kind[:80] or 'without type'}"
+            f"send the body as {MESSAGE_TYPE}, not {repr(kind[:80]) if kind else 'without type'}"
         )
     if encoding not in (None, "", "identity"):
         raise WrongContentType("send the body without a content encoding")
@@ -115,11 +146,22 @@ async def whole(receive: Receive, most: int, share: Share, seconds: float = MESS
     return b"".join(parts)
 
 
-async def pieces(receive: Receive, most: int, piece_s: float = PIECE_S) -> AsyncIterator[bytes]:
-    """The body piece by piece; raises as `whole` does, before a piece beyond `most` is given."""
+async def pieces(
+    receive: Receive, most: int, piece_s: float = PIECE_S, piece_bytes: int = PIECE_BYTES
+) -> AsyncIterator[bytes]:
+    """The body piece by piece; raises as `whole` does, before a piece beyond `most` is given.
+
+    Only the time in which the client is waited for counts, not that of our own disk.
+    """
+    loop = asyncio.get_running_loop()
     size, more = 0, True
+    left_s, came = piece_s, 0
     while more:
-        piece, more = await _soon(receive, piece_s)
+        began_s = loop.time()
+        piece, more = await _soon(receive, left_s)
+        left_s, came = left_s - (loop.time() - began_s), came + len(piece)
+        if came >= piece_bytes:
+            left_s, came = piece_s, 0
         size += len(piece)
         if size > most:
             raise LimitExceeded(f"body: more than {most} bytes")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.http.bodies import Room
+from server.http.forgeries import Strangers
 from server.http.gathering import Gathering
 from server.http.turns import Turns
 from server.http.uploads import Uploads
@@ -30,4 +31,5 @@ class Doors:
     metadata: Path  # the folder of TUF metadata, served as it is
     writers: Writers  # threads for what writes
     room: Room  # memory for request bodies
+    strangers: Strangers  # whose messages are not verified yet
     is_behind_proxy: bool = False  # then nobody who asks sits at this machine

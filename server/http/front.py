@@ -13,7 +13,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from server.http import api, bodies, problems, ranges, upload_routes, web, work
+from server.http import api, bodies, openapi, problems, ranges, upload_routes, web, work
 from server.http.api import Asked
 from server.http.doors import Doors
 
@@ -24,7 +24,7 @@ class Front:
     """Gives work requests to their own handler and everything else to the framework."""
 
     def __init__(self, doors: Doors) -> None:
-        self._work = work.WorkRoute(doors.work, doors.room)
+        self._work = work.WorkRoute(doors.work, doors.room, doors.strangers)
         self._others: ASGIApp = framework(doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,12 @@ def framework(doors: Doors) -> Litestar:
         return _answer_error(request, error, doors.project)
 
     return Litestar(
-        route_handlers=[*api.HANDLERS, *upload_routes.HANDLERS, *web.HANDLERS],
+        route_handlers=[
+            *api.HANDLERS,
+            *upload_routes.HANDLERS,
+            *web.HANDLERS,
+            *openapi.HANDLERS,
+        ],
         dependencies={"doors": Provide(lambda: doors, sync_to_thread=False, use_cache=True)},
         exception_handlers={Exception: answer_error},
         openapi_config=None,

@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks: bytes of head, and time to send it.
+"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks.
 
-Between two requests the time runs too, whatever comes then: uvicorn would stop its own timer at the
-first byte.
+Bytes of head, and time to send it; time to take an answer. Between two requests the time runs too,
+whatever comes then: uvicorn would stop its own timer at the first byte. How long a body may take is
+decided in `bodies`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.http import unread
 from server.http.problems import CONTENT_TYPE, Problem, problem
 
 # Four times what a browser with a full cookie jar sends; nginx has 32 KiB in all as well.
@@ -30,11 +32,12 @@ class HeadTooLarge(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a head that grows too large, and hangs up on one that never ends."""
+    """Refuses a head that grows too large, hangs up on one that never ends and on who reads nothing."""
 
     _head_bytes = 0
     _refusal = _NOT_HTTP
     _head_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,7 +45,27 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Much waits for the client to read it."""
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_reading()  # what is left of an answer holds a closing connection open
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for long; what was not read until now may never be."""
+        super().timeout_keep_alive_handler()
+        self._await_reading()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -85,7 +108,28 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_S, self.transport.close)
+        self._head_timer = self.loop.call_later(HEAD_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        self.transport.close()
+        self._await_reading()
+
+    def _await_reading(self) -> None:
+        """Look again after a while, and end it if hardly anything was taken meanwhile."""
+        self._is_read()
+        waits = unread.unread_bytes(self.transport)
+        self._read_timer = self.loop.call_later(unread.READ_S, self._expect_taken, waits)
+
+    def _expect_taken(self, waited_bytes: int) -> None:
+        if unread.is_taken(waited_bytes, unread.unread_bytes(self.transport)):
+            self._await_reading()
+        else:
+            unread.drop(self.transport)
+
+    def _is_read(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _head_is_here(self) -> None:
         if self._head_timer is not None:

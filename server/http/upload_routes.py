@@ -7,6 +7,7 @@ away in the middle, and the end is checked before it is said. The rules are in `
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -44,6 +45,7 @@ async def upload_more(request: Asked, doors: Open, lease: FromPath[str]) -> Resp
         headers.get("upload-length"),
         headers.get("upload-digest"),
     )
+    offer = replace(offer, vehicle=held.vehicle_id)
     await asyncio.to_thread(uploads.expect_size, held, offer.size)
     async with doors.turns.of(named):
         return _json(await _take(request, uploads, doors.writers, offer))

@@ -20,16 +20,16 @@ from server.domain.names import output_blob
 from server.domain.records import UploadRow
 from server.domain.reports import taken_until
 from server.domain.work import HeldRow
-from server.errors import Conflict, Forbidden, NotFound, Refused
+from server.errors import Busy, Conflict, Forbidden, NotFound, Refused, TooMany
 from server.http.partials import Partials
 from server.http.problems import WrongOffset
-from server.ports import Blobs, Clock, Database
+from server.ports import Blobs, Clock, Database, Repositories
 from server.services.manifests import Manifests
 from server.services.replies import ticket
 from server.services.uploaded import expect_size, forget_unnamed
 from workunits.errors import BadDigest, LimitExceeded
 from workunits.trust import digests
-from workunits.values import DIGEST_BYTES, ID_BYTES, Digest, LeaseId, Milliseconds
+from workunits.values import DIGEST_BYTES, ID_BYTES, Digest, KeyId, LeaseId, Milliseconds
 from workunits.wire import limits
 
 _SCHEME: Final = "ticket "
@@ -41,6 +41,12 @@ class LeaseEnded(Conflict):
     """The result of this lease is not awaited any more."""
 
     code = "lease_ended"
+
+
+class QuotaUsed(TooMany):
+    """A vehicle has begun more uploads than it finishes and reports."""
+
+    code = "upload_quota_used"
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -59,6 +65,7 @@ class Offer:
     offset: int
     size: int
     digest: Digest
+    vehicle: KeyId | None = None  # whose quota it takes; known once it is admitted
 
 
 def lease_of(text: str) -> LeaseId:
@@ -88,6 +95,19 @@ def offer_of(lease: LeaseId, offset: str | None, size: str | None, digest: str |
             f"Upload-Length: {whole} bytes, must be 1 to {limits.TENSOR_PAYLOAD_BYTES}"
         )
     return Offer(lease, _number("Upload-Offset", offset), whole, Digest(raw))
+
+
+def expect_room(repositories: Repositories, offer: Offer) -> None:
+    """Raise `QuotaUsed` or `Busy` unless one more payload may come; what was announced counts whole."""
+    uploads = repositories.uploads
+    if offer.vehicle is not None:
+        used = uploads.bytes_of(offer.vehicle, offer.lease)
+        if used + offer.size > settings.UPLOAD_BYTES_PER_VEHICLE:
+            raise QuotaUsed(
+                f"{used} bytes of this vehicle wait for their reports; report what is complete first"
+            )
+    if uploads.bytes_in_all() + offer.size > settings.UPLOAD_BYTES_IN_ALL:
+        raise Busy("more uploads wait for their reports than there is room for; try again later")
 
 
 def ticket_opens(ticket_key: bytes, lease: LeaseId, authorization: str | None) -> bool:
@@ -141,7 +161,7 @@ class Uploads:
             return self._complete(row)
         received = self._partials.received(lease)
         if received == row.size:
-            return self.finish(Offer(lease, received, row.size, row.digest))
+            return self._finish_alone(row)
         return Received(received, row.size, False)
 
     def begin(self, offer: Offer) -> Received:
@@ -150,6 +170,7 @@ class Uploads:
         Raises:
             WrongOffset: it stands elsewhere, or another payload was begun; from 0 on either is
                 begun anew.
+            QuotaUsed, Busy: there is no room for another payload, of this vehicle or of anybody.
         """
         row = self._row(offer.lease)
         if row is None or (row.digest, row.size) != (offer.digest, offer.size):
@@ -183,6 +204,13 @@ class Uploads:
         self._partials.discard(offer.lease)
         return Received(offer.size, offer.size, True)
 
+    def _finish_alone(self, row: UploadRow) -> Received:
+        """What a power cut damaged was not sent by anybody; nothing is here then."""
+        try:
+            return self.finish(Offer(row.lease_id, row.size, row.size, row.digest, row.vehicle_id))
+        except BadDigest:
+            return Received(0, row.size, False)
+
     def touch(self, offer: Offer) -> Received:
         """Note that the upload moved on, and how far it is."""
         self._note(offer, is_complete=False)
@@ -192,8 +220,9 @@ class Uploads:
         """One payload for each lease: what it sent before goes, unless somebody's result names it."""
         if offer.offset != 0:
             raise WrongOffset("nothing of this payload is here; begin at 0", 0)
-        self._partials.discard(offer.lease)
         with self._database.transaction() as repositories:
+            expect_room(repositories, offer)
+            self._partials.discard(offer.lease)
             repositories.uploads.put(self._noted(offer, is_complete=False))
             if former is not None:
                 forget_unnamed(repositories, self._blobs, [former.digest])
@@ -221,7 +250,10 @@ class Uploads:
             repositories.uploads.put(self._noted(offer, is_complete=is_complete))
 
     def _noted(self, offer: Offer, *, is_complete: bool) -> UploadRow:
-        return UploadRow(offer.lease, offer.digest, offer.size, is_complete, self._clock.now_ms())
+        now = self._clock.now_ms()
+        return UploadRow(
+            offer.lease, offer.digest, offer.size, is_complete, now, vehicle_id=offer.vehicle
+        )
 
 
 def _is_awaited(held: HeldRow, now: Milliseconds) -> bool:

@@ -31,6 +31,7 @@ REPLICA: Final = {
     "valid": "accepted",
     "invalid": "not accepted",
     "inconclusive": "being checked, one more car was asked",
+    "set_aside": "kept, but its car is paused and has no voice",
     "failed": "could not be computed",
     "returned": "handed back",
     "lost": "not heard of in time",

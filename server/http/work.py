@@ -12,6 +12,7 @@ from typing import Final
 from litestar.types import Receive, Scope, Send
 
 from server.http import bodies, problems
+from server.http.forgeries import Strangers
 from server.http.gathering import Gathering
 from server.services.exchange import Arrival
 from workunits.trust import digests, envelope, roles
@@ -27,9 +28,12 @@ _HeaderList = list[tuple[bytes, bytes]]
 class WorkRoute:
     """Answers work requests by way of the gathering."""
 
-    def __init__(self, gathering: Gathering[Arrival, bytes], room: bodies.Room) -> None:
+    def __init__(
+        self, gathering: Gathering[Arrival, bytes], room: bodies.Room, strangers: Strangers
+    ) -> None:
         self._gathering = gathering
         self._room = room
+        self._strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -45,9 +49,11 @@ class WorkRoute:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]
             raise problems.WrongMethod("POST")
         # The room is taken until the answer: what waits for its turn holds its attachments.
-        with self._room.share() as share:
-            raw = await message_body(scope, receive, share)
-            return await self._gathering.ask(arrival_of(raw))
+        host = _host(scope)
+        with self._room.share(host) as share:
+            with self._strangers.heard(host):
+                arrival = arrival_of(await message_body(scope, receive, share))
+            return await self._gathering.ask(arrival)
 
 
 async def message_body(scope: Scope, receive: Receive, share: bodies.Share) -> bytes:
@@ -73,6 +79,11 @@ def arrival_of(raw: bytes) -> Arrival:
         digests.of_request(message.envelope.payload),
         envelope.by_digest(message, digests.of_tensors),
     )
+
+
+def _host(scope: Scope) -> str | None:
+    client = scope["client"]
+    return client[0] if client else None
 
 
 async def _refuse(send: Send, problem: problems.Problem) -> None:

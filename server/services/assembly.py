@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from server.domain.names import output_blob, public_blob
+from server.domain.names import output_blob
 from server.domain.records import BatchRow, UnitOutcome
-from server.errors import Conflict, Outage
+from server.errors import Conflict, Damaged, NotFound
 from server.ports import Blobs, Database, Repositories
+from server.services.manifests import Manifests
 from workunits import agreement, arrays
+from workunits.errors import BadDigest
 from workunits.kinds import registry
 from workunits.kinds.base import (
     ROW_CANCELLED,
@@ -28,9 +30,10 @@ from workunits.kinds.base import (
     AnswerWriter,
     KindOptions,
 )
+from workunits.trust import digests
 from workunits.values import Digest, show
 from workunits.wire import codec, limits
-from workunits.wire.messages import Envelope, Manifest, TensorSpecs
+from workunits.wire.messages import TensorSpecs
 
 # A unit that was not settled, by what became of its batch.
 _OPEN: Final = {"running": ROW_PENDING, "cancelled": ROW_CANCELLED, "expired": ROW_EXPIRED}
@@ -72,7 +75,7 @@ class Assembly:
                 f"batch {show(batch.id)} is still running; wait for it with `batch watch`, or ask "
                 "for what there is with --partial"
             )
-        specs = self._manifest(batch).program.outputs
+        specs = Manifests(self.blobs).manifest(batch.manifest).program.outputs
         options = codec.from_json(batch.options, KindOptions, most=limits.PAYLOAD_BYTES)
         kind = registry.kind(batch.kind)
         with kind.open_answer(output, specs, options, batch.rows) as writer:
@@ -93,19 +96,17 @@ class Assembly:
                     statuses[status] += unit.rows
         return statuses
 
-    def _manifest(self, batch: BatchRow) -> Manifest:
-        raw = self.blobs.read(public_blob(batch.manifest))
-        sealed = codec.unpack(raw, Envelope, most=limits.MESSAGE_BYTES)
-        return codec.unpack(sealed.payload, Manifest, most=limits.PAYLOAD_BYTES)
-
     def _output(self, storage: Repositories, digest: Digest) -> bytes:
-        found = storage.payloads.read([digest]).get(digest)
-        if found is not None:
-            return found
-        name = output_blob(digest)
-        if self.blobs.size(name) is None:
-            raise Outage(f"result {show(digest)[:16]} is missing from the blobs; restore a backup")
-        return self.blobs.read(name)
+        raw = storage.payloads.read([digest]).get(digest)
+        try:
+            found = self.blobs.read(output_blob(digest)) if raw is None else raw
+            digests.expect_tensors(found, digest, "result")
+        except (NotFound, BadDigest) as error:
+            raise Damaged(
+                f"result {show(digest)[:16]} is gone or damaged ({error}); `doctor` names all that "
+                "are; bring the project back with: tesla-at-home-server restore FILE"
+            ) from None
+        return found
 
 
 def _append(

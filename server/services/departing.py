@@ -23,7 +23,12 @@ from workunits.trust import digests
 from workunits.values import KeyId, Milliseconds
 from workunits.wire.messages import Departure
 
-_EVENT = {"leased": "return", "reported": "withdraw", "inconclusive": "withdraw"}
+_EVENT = {
+    "leased": "return",
+    "reported": "withdraw",
+    "inconclusive": "withdraw",
+    "set_aside": "withdraw",
+}
 
 
 class KeyHasLeft(Forbidden):
@@ -106,7 +111,7 @@ def _end(repos: Repositories, rows: Sequence[HeldRow], now: Milliseconds) -> Non
     ended: dict[int, Ended] = {}
     for row in rows:
         before = ended.get(row.unit_id, Ended())
-        ended[row.unit_id] = Ended(before.errors, before.returned + 1)
+        ended[row.unit_id] = Ended(before.errors, before.returned + (not row.is_repeat))
     repos.replicas.end([_returned(row, now) for row in rows])
     see_to_units(repos, ended, now)
 

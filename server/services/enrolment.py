@@ -7,24 +7,22 @@ is made by the client; here only its digest is known. What leaving ends is `depa
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from server import settings
 from server.domain import pseudonyms
 from server.domain.records import ConsentRow, OwnerRow, VehicleRow
+from server.domain.sessions import Spoken
 from server.domain.work import DepartureRow
-from server.errors import Conflict, Forbidden, Refused, TooMany
+from server.errors import Conflict, Forbidden, Refused
 from server.ports import Clock, Database, Randomness, Repositories, Sealer
+from server.services.attempts import count_attempt
 from server.services.departing import KeyHasLeft, depart, expect_not_left, give_back
 from workunits.trust import digests, roles
 from workunits.values import ID_BYTES, Digest, KeyId, Milliseconds, OwnerId
 from workunits.wire import codec, limits
 from workunits.wire.messages import (
-    PROTOCOL_OLDEST,
-    PROTOCOL_VERSION,
     Departed,
     Departure,
     Enrolled,
@@ -33,8 +31,6 @@ from workunits.wire.messages import (
     NewOwner,
     RecoveringOwner,
 )
-
-_PREFIX_BYTES: Final = 16
 
 
 class UpgradeNeeded(Refused):
@@ -49,6 +45,12 @@ class TermsChanged(Conflict):
     code: ClassVar[str] = "terms_changed"
 
 
+class TooOften(Conflict):
+    """One key enrols again and again, each time with another session."""
+
+    code: ClassVar[str] = "enrolled_too_often"
+
+
 class Enrolments:
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Enrolments:
         *,
         sign_up: str,
         terms: Digest,
+        spoken: Spoken | None = None,
     ) -> None:
         self._database = database
         self._sealer = sealer
@@ -66,6 +69,7 @@ class Enrolments:
         self._randomness = randomness
         self._sign_up = sign_up
         self._terms = terms
+        self._spoken = spoken or Spoken()
 
     def enrol(self, request: Enrolment, digest: Digest, network: str | None) -> Envelope:
         """Take in a vehicle; `network` is the prefix that it calls from, None for loopback.
@@ -78,7 +82,9 @@ class Enrolments:
         self._check(request)
         now = self._clock.now_ms()
         if network is not None:
-            self._count_attempt(request, network, now)
+            # In a transaction of its own, so that a refused attempt counts too.
+            with self._database.transaction() as repos:
+                count_attempt(repos, digests.of_key(request.key), network, now)
         with self._database.transaction() as repos:
             vehicle, owner = self._vehicle(repos, request, digest, now)
             epoch = repos.meta.secrets().epoch
@@ -112,26 +118,13 @@ class Enrolments:
         return sealed
 
     def _check(self, request: Enrolment) -> None:
-        if not PROTOCOL_OLDEST <= request.protocol <= PROTOCOL_VERSION:
+        if not self._spoken.includes(request.protocol):
             raise UpgradeNeeded(
-                f"this project speaks protocol {PROTOCOL_OLDEST} to {PROTOCOL_VERSION}, "
+                f"this project speaks protocol {self._spoken.oldest} to {self._spoken.newest}, "
                 f"the client {request.protocol}; install a current client"
             )
         if request.consent.terms != self._terms:
             raise TermsChanged("the terms have changed; read them and join again")
-
-    def _count_attempt(self, request: Enrolment, network: str, now: Milliseconds) -> None:
-        """In a transaction of its own, so that a refused attempt counts too."""
-        with self._database.transaction() as repos:
-            if repos.vehicles.by_ids([digests.of_key(request.key)]):
-                return
-            secret = repos.meta.secrets().ticket_key
-            prefix = hmac.new(secret, b"network " + network.encode(), hashlib.sha256).digest()
-            prefix = prefix[:_PREFIX_BYTES]
-            since = Milliseconds(now - settings.HOUR_MS)
-            if repos.joining.attempts(prefix, since) >= settings.ENROLMENTS_PER_HOUR:
-                raise TooMany("too many have joined from this network; try again in an hour")
-            repos.joining.note_attempt(prefix, now)
 
     def _vehicle(
         self, repos: Repositories, request: Enrolment, digest: Digest, now: Milliseconds
@@ -167,6 +160,8 @@ class Enrolments:
             return known, owner
         if was_taken or repos.vehicles.is_retired(known.id, request.session):
             raise Conflict("this session has ended; begin a new one")
+        if repos.vehicles.enrolled(known.id) >= settings.ENROLMENTS_PER_VEHICLE:
+            raise TooOften("this key has enrolled too often; join again in a new directory")
         fresh = _new_vehicle(request, known.id, owner.id, name, now)
         vehicle = replace(
             known, name=name, client=fresh.client, seen_ms=now, session=fresh.session,

@@ -17,17 +17,18 @@ from itertools import chain
 
 from server import settings
 from server.domain import holding, sessions
+from server.domain.brake import Happened
 from server.domain.records import BatchRow, ProjectSecrets, VehicleRow
-from server.domain.returns import Returns, handed_back
-from server.domain.sessions import Course
+from server.domain.sessions import Course, Spoken
 from server.domain.work import HeldRow, SessionStep, UntoldVerdict
 from server.errors import Damaged, NotFound
 from server.ports import Blobs, Clock, Database, Randomness, Repositories, Sealer
 from server.services.attachments import Answer, Carrier, with_attachments
+from server.services.conduct import Conduct, brake, conduct_after
 from server.services.intake import Delivery, Intake
 from server.services.leasing import Ask, Granted, Leasing
 from server.services.manifests import Manifests
-from server.services.replies import Replies, Work, rests_until, upgrade, verdict
+from server.services.replies import Replies, Work, upgrade, verdict
 from server.services.resyncing import Resyncing
 from workunits.errors import ContractError
 from workunits.trust import digests, roles
@@ -74,10 +75,12 @@ class Exchange:
         randomness: Randomness,
         *,
         no_work_wait_s: int = settings.NO_WORK_WAIT_S,
+        spoken: Spoken | None = None,
     ) -> None:
         self._database = database
         self._sealer = sealer
         self._clock = clock
+        self._spoken = spoken or Spoken()
         self._manifests = Manifests(blobs)
         self._replies = Replies(self._manifests, no_work_wait_s)
         self._intake = Intake(blobs, self._manifests)
@@ -129,7 +132,7 @@ class Exchange:
         turns = []
         for place in places:
             arrival, vehicle = arrivals[place], known.get(keys[place])
-            course = _course(repos, vehicle, arrival, secrets.epoch)
+            course = self._course(repos, vehicle, arrival, secrets.epoch, now)
             if vehicle is not None and course in (Course.PROCESS, Course.BEGIN):
                 turns.append(
                     _Turn(
@@ -141,6 +144,30 @@ class Exchange:
         answers.update(self._process(repos, turns, secrets, now))
         return answers
 
+    def _course(
+        self,
+        repos: Repositories,
+        vehicle: VehicleRow | None,
+        arrival: Arrival,
+        epoch: int,
+        now: Milliseconds,
+    ) -> Course:
+        request = arrival.request
+        is_retired = (
+            vehicle is not None
+            and sessions.may_be_retired(vehicle, request)
+            and repos.vehicles.is_retired(vehicle.id, request.session)
+        )
+        return sessions.course(
+            vehicle,
+            request,
+            arrival.digest,
+            epoch,
+            is_retired=is_retired,
+            spoken=self._spoken,
+            now=now,
+        )
+
     def _other(
         self,
         repos: Repositories,
@@ -150,17 +177,49 @@ class Exchange:
         secrets: ProjectSecrets,
         now: Milliseconds,
     ) -> Answer:
-        """Every course that processes nothing."""
+        """Every course that does not move the session on."""
         if vehicle is None:
             unknown = UnknownVehicle(in_reply_to=arrival.digest, server_time=now)
             return Answer(self._sealer.seal(unknown, roles.UNKNOWN_VEHICLE))
-        if course is Course.UPGRADE:
-            return Answer(self._sealer.seal(upgrade(arrival.digest, now), roles.UPGRADE_REQUIRED))
+        if course in (Course.UPGRADE, Course.REPORT):
+            if course is Course.REPORT:
+                self._take_old(repos, vehicle, arrival, now)
+            needed = upgrade(arrival.digest, now, self._spoken)
+            return Answer(self._sealer.seal(needed, roles.UPGRADE_REQUIRED))
         if course is Course.REPEAT:
-            return _repeated(vehicle, arrival)
+            again = self._repeated(vehicle, arrival)
+            if again is not None:
+                return again
         return self._resyncing.answer(
             repos, vehicle, arrival.digest, secrets.epoch, now, is_clone=course is Course.CLONE
         )
+
+    def _take_old(
+        self, repos: Repositories, vehicle: VehicleRow, arrival: Arrival, now: Milliseconds
+    ) -> None:
+        """What a client brings that must be updated; it hears the receipts when that is done."""
+        reports = arrival.request.reports
+        held = repos.replicas.by_leases(sorted({report.lease for report in reports}))
+        [taken] = self._intake.take(
+            repos, [Delivery(vehicle, reports, arrival.attachments)], held, now
+        )
+        brake(repos, {vehicle.id: taken.happened}, now)
+
+    def _repeated(self, vehicle: VehicleRow, arrival: Arrival) -> Answer | None:
+        """The stored reply, byte for byte; only what rides along is looked up again.
+
+        None: it is not what was signed. The vehicle could believe nothing of it and would ask for ever.
+        """
+        assert vehicle.last_reply is not None
+        try:
+            envelope = codec.unpack(vehicle.last_reply, Envelope, most=limits.MESSAGE_BYTES)
+            reply = codec.unpack(envelope.payload, Reply, most=limits.PAYLOAD_BYTES)
+        except ContractError:
+            return None
+        # Signing is deterministic, so this is the check of our own signature.
+        if self._sealer.seal(reply, roles.REPLY) != envelope:
+            return None
+        return with_attachments(envelope, reply, arrival.request.wish)
 
     def _process(
         self,
@@ -180,7 +239,7 @@ class Exchange:
             )
             envelope = self._sealer.seal(reply, roles.REPLY)
             answers[turn.place] = with_attachments(envelope, reply, turn.arrival.request.wish)
-            steps.append(_session_step(turn, work.returns, envelope, now))
+            steps.append(_session_step(turn, work.conduct, envelope, now))
             if turn.arrival.request.session != turn.vehicle.session:
                 repos.vehicles.retire_session(turn.vehicle.id, turn.vehicle.session, now)
         repos.vehicles.advance(steps)
@@ -202,19 +261,21 @@ class Exchange:
             Delivery(turn.vehicle, turn.arrival.request.reports, turn.arrival.attachments)
             for turn in turns
         ]
-        receipts = self._intake.take(repos, deliveries, held, now)
-        returns = [_returns(turn, held, now) for turn in turns]
-        leases = self._lease(repos, turns, returns, now)
+        taken = self._intake.take(repos, deliveries, held, now)
+        conducts = [
+            _conduct(turn, held, one.happened, now) for turn, one in zip(turns, taken, strict=True)
+        ]
+        leases = self._lease(repos, turns, conducts, now)
         return [
             Work(
-                receipts=receipts[at],
+                receipts=taken[at].receipts,
                 leases=(
                     *(self._replies.held(row, batch, secrets, now) for row, batch in again[at]),
                     *(self._replies.granted(one, secrets) for one in leases[at]),
                 ),
                 aborts=aborts[at],
                 verdicts=verdicts[at],
-                returns=returns[at],
+                conduct=conducts[at],
             )
             for at in range(len(turns))
         ]
@@ -252,15 +313,15 @@ class Exchange:
         self,
         repos: Repositories,
         turns: Sequence[_Turn],
-        returns: Sequence[Returns],
+        conducts: Sequence[Conduct],
         now: Milliseconds,
     ) -> list[tuple[Granted, ...]]:
         asking = {
-            at: Ask(turn.vehicle, turn.arrival.request.wish)
+            at: Ask(turn.vehicle, turn.arrival.request.wish, conducts[at].quota)
             for at, turn in enumerate(turns)
             if turn.arrival.request.wish is not None
             and turn.vehicle.state == "active"
-            and rests_until(returns[at], now) is None
+            and conducts[at].may_have_work(now)
         }
         given = dict(
             zip(asking, self._leasing.lease(repos, list(asking.values()), now), strict=True)
@@ -286,18 +347,6 @@ def _rounds(arrivals: Sequence[Arrival]) -> Iterator[list[int]]:
         rounds[heard[key]].append(place)
         heard[key] += 1
     yield from rounds.values()
-
-
-def _course(
-    repos: Repositories, vehicle: VehicleRow | None, arrival: Arrival, epoch: int
-) -> Course:
-    request = arrival.request
-    is_retired = (
-        vehicle is not None
-        and sessions.may_be_retired(vehicle, request)
-        and repos.vehicles.is_retired(vehicle.id, request.session)
-    )
-    return sessions.course(vehicle, request, arrival.digest, epoch, is_retired=is_retired)
 
 
 def _leases_named(turns: Sequence[_Turn]) -> list[LeaseId]:
@@ -326,16 +375,14 @@ def _tell(repos: Repositories, turns: Sequence[_Turn]) -> list[tuple[Verdict, ..
     return [tuple(verdict(row) for row in untold[vehicle]) for vehicle in vehicles]
 
 
-def _returns(turn: _Turn, held: Mapping[LeaseId, HeldRow], now: Milliseconds) -> Returns:
-    """The vehicle's count with what this request hands back."""
-    vehicle = turn.vehicle
-    more = handed_back(turn.arrival.request.reports, held, vehicle.id)
-    before = Returns(vehicle.returns, vehicle.returns_since_ms)
-    return before.plus(more, now, settings.HOUR_MS)
+def _conduct(
+    turn: _Turn, held: Mapping[LeaseId, HeldRow], happened: Happened, now: Milliseconds
+) -> Conduct:
+    return conduct_after(turn.vehicle, turn.arrival.request.reports, held, happened, now)
 
 
 def _session_step(
-    turn: _Turn, returns: Returns, envelope: Envelope, now: Milliseconds
+    turn: _Turn, conduct: Conduct, envelope: Envelope, now: Milliseconds
 ) -> SessionStep:
     request = turn.arrival.request
     return SessionStep(
@@ -348,14 +395,7 @@ def _session_step(
         reply=codec.pack(envelope),
         client=request.client,
         seen_ms=now,
-        returns=returns.count,
-        returns_since_ms=returns.since_ms,
+        returns=conduct.returns.count,
+        returns_since_ms=conduct.returns.since_ms,
+        brake=conduct.brake,
     )
-
-
-def _repeated(vehicle: VehicleRow, arrival: Arrival) -> Answer:
-    """The stored reply, byte for byte; only what rides along is looked up again."""
-    assert vehicle.last_reply is not None
-    envelope = codec.unpack(vehicle.last_reply, Envelope, most=limits.MESSAGE_BYTES)
-    reply = codec.unpack(envelope.payload, Reply, most=limits.PAYLOAD_BYTES)
-    return with_attachments(envelope, reply, arrival.request.wish)

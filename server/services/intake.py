@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from server import settings
 from server.domain import lifecycle, names
+from server.domain.brake import Happened
 from server.domain.quorum import is_due
 from server.domain.records import BatchRow, UploadRow, VehicleRow
 from server.domain.reports import Step, not_needed, step_or_receipt
@@ -33,6 +34,14 @@ class Delivery:
     vehicle: VehicleRow
     reports: Sequence[Report]
     attachments: Mapping[Digest, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one delivery."""
+
+    receipts: tuple[Receipt, ...]
+    happened: Happened
 
 
 @dataclass(slots=True)
@@ -70,16 +79,20 @@ class Intake:
         deliveries: Sequence[Delivery],
         held: Mapping[LeaseId, HeldRow],
         now: Milliseconds,
-    ) -> list[tuple[Receipt, ...]]:
-        """A receipt for each report, in order; everything is written."""
+    ) -> list[Taken]:
+        """What became of each delivery, in order; everything is written."""
         known = _read(repos, deliveries, held)
         plan = _Plan()
-        receipts = [
-            tuple(self._receipt(plan, known, delivery, report, now) for report in delivery.reports)
-            for delivery in deliveries
-        ]
+        taken = [self._deliver(plan, known, delivery, now) for delivery in deliveries]
         _write(repos, plan, known, now)
-        return receipts
+        return taken
+
+    def _deliver(self, plan: _Plan, known: _Known, delivery: Delivery, now: Milliseconds) -> Taken:
+        before = _happened(plan)
+        receipts = tuple(
+            self._receipt(plan, known, delivery, report, now) for report in delivery.reports
+        )
+        return Taken(receipts, _since(before, _happened(plan)))
 
     def _receipt(
         self, plan: _Plan, known: _Known, delivery: Delivery, report: Report, now: Milliseconds
@@ -197,14 +210,19 @@ def _write(repos: Repositories, plan: _Plan, known: _Known, now: Milliseconds) -
 def _take(
     plan: _Plan, delivery: Delivery, report: Report, held: HeldRow, now: Milliseconds
 ) -> None:
-    lifecycle.after(lifecycle.REPLICA, held.state, "report")
     assert report.output is not None
     raw = delivery.attachments.get(report.output)
     if raw is None:
         plan.uploads.append(report.lease)
     else:
         plan.payloads[report.output] = raw
-    plan.units[held.unit_id] = held
+    new = lifecycle.after(lifecycle.REPLICA, held.state, "report")
+    if delivery.vehicle.state == "quarantined" and held.unit_state == "open":
+        # It has no voice: its unit needs another, and its verdict comes with theirs.
+        new = lifecycle.after(lifecycle.REPLICA, new, "set_aside")
+        plan.after.setdefault(held.unit_id, Ended())
+    else:
+        plan.units[held.unit_id] = held
     plan.claimed.add((held.unit_id, delivery.vehicle.owner_id))
     plan.taken.append(
         ReportTaken(
@@ -216,6 +234,7 @@ def _take(
             runtime=_named(report.runtime),
             compute_ms=report.compute_ms,
             ended_ms=now,
+            new=new,
         )
     )
 
@@ -262,6 +281,15 @@ def _has_voice(plan: _Plan, known: _Known, unit: int, owner: OwnerId) -> bool:
 def _is_own(known: _Known, delivery: Delivery, report: Report) -> bool:
     held = known.held.get(report.lease)
     return held is not None and held.vehicle_id == delivery.vehicle.id
+
+
+def _happened(plan: _Plan) -> Happened:
+    errors = sum(end.new == "failed" for end in plan.ended)
+    return Happened(errors=errors, results=len(plan.taken))
+
+
+def _since(before: Happened, now: Happened) -> Happened:
+    return Happened(errors=now.errors - before.errors, results=now.results - before.results)
 
 
 def _named(runtime: Runtime | None) -> str | None:

@@ -27,6 +27,7 @@ class Ask:
 
     vehicle: VehicleRow
     wish: Wish
+    most_held: int = settings.HELD_LEASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,7 @@ class Leasing:
 
     def _wanted(self, repos: Repositories, asks: Sequence[Ask]) -> list[int]:
         held = repos.replicas.held_counts([ask.vehicle.id for ask in asks])
-        return [
-            leases_wanted(ask.wish, held.get(ask.vehicle.id, 0), settings.HELD_LEASES)
-            for ask in asks
-        ]
+        return [leases_wanted(ask.wish, held.get(ask.vehicle.id, 0), ask.most_held) for ask in asks]
 
     def _pick_all(
         self,

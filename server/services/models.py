@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,7 @@ class Models:
         facts = self.recompute.vet(file, name=name)
         if calibration is not None:
             facts = self._calibrated(facts, file, digest, calibration)
-        if self.blobs.put_stream(public_blob(digest), _pieces(file)) != size:
-            raise Refused(f"{file} changed while it was read; try again")
+        self.blobs.put_stream(public_blob(digest), _unchanged(file, digest))
         now = self.clock.now_ms()
         row = ModelRow(name, digest, size, codec.to_json(facts), "active", now)
         with self.database.transaction() as storage:
@@ -158,15 +158,41 @@ def _digest(file: Path) -> tuple[Digest, int]:
     return Digest(running.digest()), size
 
 
+def _unchanged(file: Path, digest: Digest) -> Iterator[bytes]:
+    """The file's bytes once more; raises before the last of them is taken for what was vetted."""
+    running = hashlib.sha256()
+    for piece in _pieces(file):
+        running.update(piece)
+        yield piece
+    if running.digest() != digest:
+        raise Refused(f"{file} changed while it was read; try again")
+
+
 def _pieces(file: Path) -> Iterator[bytes]:
+    size = 0
     try:
-        if file.stat().st_size > limits.MODEL_BYTES:
-            raise Refused(f"{file}: a model has at most {limits.MODEL_BYTES} bytes")
+        _expect_file(file)
         with file.open("rb") as opened:
             while piece := opened.read(_PIECE_BYTES):
+                size += len(piece)
+                if size > limits.MODEL_BYTES:  # it may have grown
+                    raise _too_large(file)
                 yield piece
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _expect_file(file: Path) -> None:
+    """A pipe or a device may make us wait or read for ever, and cannot be read twice."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"{file} is no ordinary file; copy the model into one first")
+    if found.st_size > limits.MODEL_BYTES:
+        raise _too_large(file)
+
+
+def _too_large(file: Path) -> Refused:
+    return Refused(f"{file}: a model has at most {limits.MODEL_BYTES} bytes")
 
 
 def require_active(row: ModelRow | None, name: str) -> ModelRow:

@@ -13,15 +13,14 @@ from typing import Final
 
 from server import settings
 from server.domain.records import BatchRow, ProjectSecrets, VehicleRow
-from server.domain.returns import Returns
+from server.domain.sessions import Spoken
 from server.domain.work import HeldRow, UntoldVerdict
+from server.services.conduct import Conduct
 from server.services.leasing import Granted
 from server.services.manifests import Manifests
 from workunits.values import Digest, LeaseId, Milliseconds
 from workunits.wire import limits
 from workunits.wire.messages import (
-    PROTOCOL_OLDEST,
-    PROTOCOL_VERSION,
     Abort,
     Lease,
     Receipt,
@@ -42,7 +41,7 @@ class Work:
     leases: tuple[Lease, ...]
     aborts: tuple[Abort, ...]
     verdicts: tuple[Verdict, ...]
-    returns: Returns
+    conduct: Conduct
 
 
 class Replies:
@@ -71,7 +70,7 @@ class Replies:
             verdicts=work.verdicts,
             leases=work.leases,
             aborts=work.aborts,
-            notice=_notice(vehicle, work.returns, now),
+            notice=_notice(vehicle, work.conduct, now),
         )
 
     def granted(self, granted: Granted, secrets: ProjectSecrets) -> Lease:
@@ -83,8 +82,12 @@ class Replies:
     def held(
         self, row: HeldRow, batch: BatchRow, secrets: ProjectSecrets, now: Milliseconds
     ) -> Lease:
-        """A lease that the vehicle has lost, with the time that is left."""
-        left_s = (row.deadline_ms - now) // 1000
+        """A lease that the vehicle has lost, with the time that is left.
+
+        Never more than it had: if this server's clock was set back, it looks like more, and a length
+        past the limit would make the whole reply unreadable.
+        """
+        left_s = min((row.deadline_ms - now) // 1000, batch.lease_s)
         return self._lease(row.lease_id, row.idx, row.body, batch, left_s, secrets)
 
     def _lease(
@@ -119,29 +122,14 @@ def verdict(row: UntoldVerdict) -> Verdict:
     )
 
 
-def upgrade(request: Digest, now: Milliseconds) -> UpgradeRequired:
+def upgrade(request: Digest, now: Milliseconds, spoken: Spoken) -> UpgradeRequired:
     return UpgradeRequired(
-        in_reply_to=request, server_time=now, oldest=PROTOCOL_OLDEST, newest=PROTOCOL_VERSION
+        in_reply_to=request, server_time=now, oldest=spoken.oldest, newest=spoken.newest
     )
 
 
-def rests_until(returns: Returns, now: Milliseconds) -> Milliseconds | None:
-    """Until when a vehicle that handed back too much gets nothing new."""
-    return returns.rests_until(settings.RETURNS_PER_HOUR, now, settings.HOUR_MS)
-
-
-def _notice(vehicle: VehicleRow, returns: Returns, now: Milliseconds) -> str | None:
+def _notice(vehicle: VehicleRow, conduct: Conduct, now: Milliseconds) -> str | None:
     if vehicle.state == "active":
-        return _rest(returns, now)
+        return conduct.notice(now)
     reason = f": {vehicle.state_reason}" if vehicle.state_reason else ""
     return f"this vehicle is {vehicle.state} and gets no work{reason}"[: limits.TEXT_CHARS]
-
-
-def _rest(returns: Returns, now: Milliseconds) -> str | None:
-    until = rests_until(returns, now)
-    if until is None:
-        return None
-    return (
-        f"this vehicle handed back {returns.count} units within an hour "
-        f"and gets new ones in {-(-(until - now) // 60_000)} min"
-    )

@@ -12,6 +12,7 @@ from server import settings
 from server.domain.records import VehicleRow
 from server.ports import Randomness, Repositories, Sealer
 from server.services.attachments import Answer
+from server.services.quarantine import quarantine
 from workunits.trust import roles
 from workunits.values import ID_BYTES, Digest, Milliseconds, Nonce
 from workunits.wire.messages import Resync
@@ -34,7 +35,8 @@ class Resyncing:
         *,
         is_clone: bool,
     ) -> Answer:
-        if is_clone:
+        # In quarantine it is already, so that further signs would only fill the disk.
+        if is_clone and vehicle.state == "active":
             self._note_clone(repos, vehicle, request, now)
         resync = Resync(
             in_reply_to=request,
@@ -60,5 +62,5 @@ class Resyncing:
         """A client repeats what had no answer, so that the same request is the same sign."""
         since = Milliseconds(now - settings.CLONE_SIGNS_KEPT_MS)
         signs = repos.vehicles.sign_of_clone(vehicle.id, request, now, since)
-        if signs >= settings.CLONE_SIGNS_TO_QUARANTINE and vehicle.state == "active":
-            repos.vehicles.set_state(vehicle.id, "active", "quarantined", CLONED)
+        if signs >= settings.CLONE_SIGNS_TO_QUARANTINE:
+            quarantine(repos, vehicle, CLONED, now)

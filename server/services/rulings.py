@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from server.domain import lifecycle
+from server.domain.brake import Happened
 from server.domain.credit import VALID_RESULT
 from server.domain.records import BatchRow
 from server.domain.work import Crediting, ResultRow, UnitChange, UnitToCheck, VerdictGiven
 from server.ports import Repositories
+from server.services.conduct import brake
 from server.services.settling import Ended, Settled, see_to_units, settle
-from workunits.values import BatchId, Milliseconds
+from workunits.values import BatchId, KeyId, Milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def write(
         _add(writes, ruling, now)
     repos.units.checked([ruling.unit.id for ruling in rulings])
     repos.replicas.judge(writes.verdicts)
+    brake(repos, _happened(writes.verdicts), now)
     repos.credit.grant(writes.credits)
     repos.units.change(writes.changes)
     repos.replicas.cancel_ready([change.id for change in writes.changes])
@@ -84,6 +87,14 @@ def _add(writes: _Writes, ruling: Ruling, now: Milliseconds) -> None:
         settled = Settled(done=1, rows_failed=ruling.rows_failed)
         before = writes.settled.get(unit.batch_id, Settled())
         writes.settled[unit.batch_id] = before.plus(settled)
+
+
+def _happened(verdicts: Sequence[VerdictGiven]) -> dict[KeyId, Happened]:
+    found: dict[KeyId, Happened] = {}
+    for verdict in verdicts:
+        one = Happened(errors=verdict.new == "invalid", valid=verdict.new == "valid")
+        found[verdict.vehicle_id] = found.get(verdict.vehicle_id, Happened()).plus(one)
+    return found
 
 
 def _done(unit: UnitToCheck, canonical: ResultRow) -> UnitChange:

@@ -27,7 +27,7 @@ class Ended:
     """What happened to one unit's replicas in this transaction, as additions to its counts."""
 
     errors: int = 0
-    returned: int = 0  # these do not count as replicas
+    returned: int = 0  # these, and repeated lapses, do not count as replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,20 @@ Each piece of work is a bounded block in a transaction of its own, so that reque
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
 from server import settings
 from server.domain import lifecycle
+from server.domain.brake import Happened
 from server.domain.records import BatchRow
 from server.domain.work import HeldRow, ReplicaEnd, UnitChange
 from server.ports import Blobs, Database, Repositories, UploadFiles
+from server.services.conduct import brake
 from server.services.settling import Ended, see_to_units
 from server.services.uploaded import forget_unnamed
-from workunits.values import Milliseconds
+from workunits.values import Milliseconds, OwnerId
 
 # How the open units of an ended batch end; a completed or failed batch has none.
 _UNIT_EVENT = {"cancelled": "cancel", "expired": "fail"}
@@ -28,8 +34,13 @@ class Sweeping:
         """Leases past their deadline are lost; their units get another replica."""
         with self._database.transaction() as repos:
             late = repos.replicas.past_deadline(now, settings.LEASES_PER_SWEEP)
-            repos.replicas.end([_lost(held, now) for held in late])
-            see_to_units(repos, {held.unit_id: Ended() for held in late}, now)
+            before = repos.replicas.lapsed(sorted({held.unit_id for held in late}))
+            ends = [_lost(held, now, before) for held in late]
+            repos.replicas.end(ends)
+            ended = zip(late, ends, strict=True)
+            see_to_units(repos, _lapses(ended), now)
+            lost = Counter(held.vehicle_id for held in late)
+            brake(repos, {key: Happened(lost=count) for key, count in lost.items()}, now)
         return len(late)
 
     def end_batches(self, now: Milliseconds) -> int:
@@ -76,7 +87,9 @@ class Sweeping:
         return gone
 
 
-def _lost(held: HeldRow, now: Milliseconds) -> ReplicaEnd:
+def _lost(held: HeldRow, now: Milliseconds, before: AbstractSet[tuple[int, OwnerId]]) -> ReplicaEnd:
+    """An owner who lets lease after lease of a unit lapse counts once, or could end it alone."""
+    assert held.owner_id is not None
     return ReplicaEnd(
         id=held.id,
         old=held.state,
@@ -85,7 +98,16 @@ def _lost(held: HeldRow, now: Milliseconds) -> ReplicaEnd:
         detail=None,
         ended_ms=now,
         frees_owner=True,
+        is_repeat=(held.unit_id, held.owner_id) in before,
     )
+
+
+def _lapses(ended: Iterable[tuple[HeldRow, ReplicaEnd]]) -> dict[int, Ended]:
+    found: dict[int, Ended] = {}
+    for held, end in ended:
+        before = found.get(held.unit_id, Ended())
+        found[held.unit_id] = Ended(returned=before.returned + end.is_repeat)
+    return found
 
 
 def _close_block(repos: Repositories, batch: BatchRow, now: Milliseconds) -> int:

@@ -20,7 +20,7 @@ from typing import Final
 from server import settings
 from server.domain import lifecycle, names
 from server.domain.credit import worth_kflop
-from server.domain.quorum import is_due
+from server.domain.quorum import has_voice, is_due
 from server.domain.records import BatchRow
 from server.domain.work import ResultRow, UnitToCheck, VerdictGiven
 from server.errors import NotFound, Outage, ServerError
@@ -30,6 +30,7 @@ from server.services.rulings import Ruling, still_so, write
 from workunits import agreement, arrays
 from workunits.arrays import Arrays
 from workunits.errors import ContractError
+from workunits.trust import digests
 from workunits.values import BatchId, Digest, Milliseconds, show
 from workunits.wire import limits
 from workunits.wire.messages import Manifest
@@ -93,7 +94,8 @@ class Validation:
     def _rule_or_not(self, unit: UnitToCheck, block: _Block) -> Ruling | None:
         """One unit's ruling, whatever is wrong with it; None: not now."""
         batch = block.batches[unit.batch_id]
-        if not is_due(unit.state, len(unit.results), batch.quorum):
+        voices = sum(has_voice(result.state) for result in unit.results)
+        if not is_due(unit.state, voices, batch.quorum):
             return Ruling(unit)
         manifest = self._manifests.find(batch.manifest)
         if manifest is None:
@@ -128,17 +130,24 @@ class Validation:
     def _choose(
         self, unit: UnitToCheck, batch: BatchRow, manifest: Manifest, found: Sequence[Arrays]
     ) -> Ruling:
-        ties = [self._tie(result) for result in unit.results]
-        choice = agreement.choose(found, manifest.agreement, batch.quorum, ties)
-        if choice is None:
-            doubted = tuple(_verdict(result, "doubt") for result in unit.results)
-            return Ruling(unit, doubted, needs_more=True)
-        verdicts = tuple(
-            _judged(result, place in choice.valid, choice.worst[place], unit, batch)
-            for place, result in enumerate(unit.results)
+        opened = list(zip(unit.results, found, strict=True))
+        voices = [one for one in opened if has_voice(one[0].state)]
+        ties = [self._tie(result) for result, _ in voices]
+        choice = agreement.choose(
+            [arrays_ for _, arrays_ in voices], manifest.agreement, batch.quorum, ties
         )
-        failed, _ = agreement.failed_rows(found[choice.canonical], manifest.program.outputs)
-        return Ruling(unit, verdicts, unit.results[choice.canonical], int(failed.sum()))
+        if choice is None:
+            doubted = tuple(_verdict(result, "doubt") for result, _ in voices)
+            return Ruling(unit, doubted, needs_more=True)
+        canonical, chosen = voices[choice.canonical]
+        verdicts = [
+            _judged(result, place in choice.valid, choice.worst[place], unit, batch)
+            for place, (result, _) in enumerate(voices)
+        ]
+        without = [one for one in opened if not has_voice(one[0].state)]
+        verdicts += _measured(without, chosen, manifest, unit, batch)
+        failed, _ = agreement.failed_rows(chosen, manifest.program.outputs)
+        return Ruling(unit, tuple(verdicts), canonical, int(failed.sum()))
 
     def _late(
         self,
@@ -160,11 +169,8 @@ class Validation:
             )
             dropped = (_verdict(result, "drop", code=DAMAGED) for result in unit.results)
             return Ruling(unit, tuple(dropped))
-        verdicts = []
-        for result, arrays_ in zip(unit.results, found, strict=True):
-            compared = agreement.compare(canonical, arrays_, manifest.agreement)
-            verdicts.append(_judged(result, compared.agrees, compared.worst, unit, batch))
-        return Ruling(unit, tuple(verdicts))
+        opened = zip(unit.results, found, strict=True)
+        return Ruling(unit, tuple(_measured(opened, canonical, manifest, unit, batch)))
 
     def _outputs(
         self, unit: UnitToCheck, block: _Block, manifest: Manifest
@@ -185,6 +191,8 @@ class Validation:
     ) -> Arrays | None:
         try:
             raw = block.small.get(digest) or self._blobs.view(names.output_blob(digest))
+            # A bit that changed on this disk must not speak for or against a vehicle.
+            digests.expect_tensors(raw, digest, "output")
             return arrays.from_payload(
                 raw, manifest.program.outputs, unit.rows, most=limits.TENSOR_PAYLOAD_BYTES
             )
@@ -206,6 +214,21 @@ def _up_to_bytes(units: Iterable[UnitToCheck]) -> list[UnitToCheck]:
             break
         taken.append(unit)
     return taken
+
+
+def _measured(
+    opened: Iterable[tuple[ResultRow, Arrays]],
+    canonical: Arrays,
+    manifest: Manifest,
+    unit: UnitToCheck,
+    batch: BatchRow,
+) -> list[VerdictGiven]:
+    """Verdicts on results that had no part in the choice."""
+    verdicts = []
+    for result, arrays_ in opened:
+        compared = agreement.compare(canonical, arrays_, manifest.agreement)
+        verdicts.append(_judged(result, compared.agrees, compared.worst, unit, batch))
+    return verdicts
 
 
 def _judged(

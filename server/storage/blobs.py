@@ -11,12 +11,15 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from server.errors import NotFound, Outage
+from workunits.values import Milliseconds
 
 _NAME: Final = re.compile(r"(?:[a-z]{1,16}/)?[0-9a-f]{2,128}")
+_PASSING: Final = ".part"
 _CHUNK_BYTES: Final = 256 * 1024
 
 
@@ -25,6 +28,7 @@ class FolderBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._durable: set[Path] = set()  # folders whose names are on disk for certain
 
     def put(self, name: str, raw: bytes) -> None:
         self.put_stream(name, (raw,))
@@ -44,7 +48,8 @@ class FolderBlobs:
                 self._write(path, (raw,))
             touched.add(path.parent)
         for folder in touched:
-            _flush_folder(folder)
+            with _mapped_errors(folder.name):
+                _flush_folder(folder)
 
     def read(self, name: str) -> bytes:
         with _mapped_errors(name):
@@ -63,8 +68,9 @@ class FolderBlobs:
 
     def size(self, name: str) -> int | None:
         try:
-            return self._path(name).stat().st_size
-        except FileNotFoundError:
+            with _mapped_errors(name):
+                return self._path(name).stat().st_size
+        except NotFound:
             return None
 
     def chunks(self, name: str, start: int, end: int) -> Iterator[bytes]:
@@ -81,6 +87,15 @@ class FolderBlobs:
         with _mapped_errors(name):
             self._path(name).unlink(missing_ok=True)
 
+    def drop_passing(self, before: Milliseconds) -> int:
+        gone = 0
+        for path in self._folder.rglob(f"*{_PASSING}"):
+            with suppress(NotFound), _mapped_errors(path.name):
+                if path.stat().st_mtime * 1000 < before:
+                    path.unlink()
+                    gone += 1
+        return gone
+
     def _path(self, name: str) -> Path:
         if _NAME.fullmatch(name) is None:
             raise NotFound(f"{name!r:.80} is not the name of a blob")
@@ -90,7 +105,7 @@ class FolderBlobs:
     def _write(self, path: Path, chunks: Iterable[bytes]) -> int:
         """Under a passing name first: a reader never sees half a blob, a crash leaves none."""
         self._make_folder(path.parent)
-        passing = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        passing = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PASSING}")
         size = 0
         try:
             with passing.open("xb") as file:
@@ -105,11 +120,14 @@ class FolderBlobs:
         return size
 
     def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
+        """With its name on disk: one that is there may be from somebody whose flush failed."""
+        if folder in self._durable:
             return
-        self._make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder != self._folder:
+            self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _flush_folder(folder.parent)
+        self._durable.add(folder)
 
 
 class _mapped_errors:  # noqa: N801 (reads as a statement)

@@ -1,7 +1,7 @@
 """The SQLite database: one writer at a time, any number of readers, every commit on disk.
 
-It decides how connections behave and maps the driver's exceptions; what is read and written stands
-in `server.storage.repositories`, the tables in `server.storage.tables`.
+It decides how connections behave; what is read and written stands in `server.storage.repositories`,
+the tables in `server.storage.tables`, what failures mean in `server.storage.failures`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from server import settings
-from server.errors import Outage, StateChanged
+from server.errors import Outage
 from server.ports import Repositories
+from server.storage.failures import failure, mapped_errors, primary_code
 from server.storage.migrations import HEAD
 from server.storage.repositories import SqlRepositories
 
@@ -36,6 +36,7 @@ class SqliteDatabase:
 
     Raises:
         Outage: the file is not there, or its schema is not the one this version works with.
+        Damaged: it is no database any more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +45,8 @@ class SqliteDatabase:
         self.writer: Engine = _engine(path, is_writer=True)
         self.readers: Engine = _engine(path, is_writer=False)
         self._lock = RLock()
-        self._connection: Connection = self.writer.connect()
+        with mapped_errors(path):
+            self._connection: Connection = self.writer.connect()
 
     def close(self) -> None:
         with self._lock:
@@ -65,16 +67,21 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Repositories]:
-        with self._lock, _mapped_errors(), self._closed_after(), self._connection.begin():
+        with (
+            self._lock,
+            mapped_errors(self._path),
+            self._closed_after(),
+            self._connection.begin(),
+        ):
             yield SqlRepositories(self._connection)
 
     @contextmanager
     def reading(self) -> Iterator[Repositories]:
-        with _mapped_errors(), self.readers.connect() as connection, connection.begin():
+        with mapped_errors(self._path), self.readers.connect() as connection, connection.begin():
             yield SqlRepositories(connection)
 
     def data_version(self) -> int:
-        with self._lock, _mapped_errors():
+        with self._lock, mapped_errors(self._path):
             return int(self._raw().execute("PRAGMA data_version").fetchone()[0])
 
     @contextmanager
@@ -109,15 +116,16 @@ def schema_version(path: Path) -> str | None:
     """The revision that the file's schema has; None for a file that was never migrated.
 
     Raises:
-        Outage: the file is not an SQLite database.
+        Damaged: the file is not an SQLite database.
+        Outage: it cannot be read now.
     """
     connection = sqlite3.connect(path)
     try:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.OperationalError:
-        return None
-    except sqlite3.DatabaseError as error:
-        raise Outage(f"{path.name}: not a database of this project ({error})") from None
+    except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_ERROR:  # there is no such table
+            return None
+        raise failure(path, error) from None
     finally:
         connection.close()
     return str(row[0]) if row else None
@@ -158,14 +166,3 @@ def _connect(path: Path, *, is_writer: bool) -> sqlite3.Connection:
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    """The driver's exceptions as this package's."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise StateChanged(f"the database refused a write: {error.orig}") from error
-    except DBAPIError as error:
-        raise Outage(f"the database failed: {error.orig}") from error

@@ -76,6 +76,10 @@ vehicles = Table(
     # Leases handed back within an hour from then on; a vehicle that only takes and returns rests.
     Column("returns", Integer, nullable=False, server_default="0"),
     Column("returns_since_ms", BigInteger, nullable=False, server_default="0"),
+    # The failure brake (`server.domain.brake`).
+    Column("halvings", Integer, nullable=False, server_default="0"),
+    Column("lost_in_row", Integer, nullable=False, server_default="0"),
+    Column("paused_until_ms", BigInteger, nullable=False, server_default="0"),
     Index("vehicles_by_owner", "owner_id"),
 )
 
@@ -205,7 +209,8 @@ units = Table(
     Column("body", LargeBinary, nullable=False),  # the leaf's bytes
     Column("state", String, nullable=False),
     Column("needs_check", Boolean, nullable=False, server_default=text("0")),
-    Column("replicas", Integer, nullable=False),  # ever made, returned ones not counted
+    # Ever made, without returned ones and an owner's repeated lapses.
+    Column("replicas", Integer, nullable=False),
     Column("errors", Integer, nullable=False, server_default="0"),
     Column("failure", String),  # why it failed, a code
     Column("canonical_id", BigInteger),  # of the replica
@@ -239,6 +244,8 @@ replicas = Table(
     Column("compute_ms", BigInteger),
     Column("kflop", BigInteger),  # credit granted
     Column("untold", Boolean, nullable=False, server_default=text("0")),  # verdict not yet sent
+    # Its owner had let a lease of this unit lapse before: it does not count among the replicas.
+    Column("is_repeat", Boolean, nullable=False, server_default=text("0")),
     UniqueConstraint("unit_id", "owner_id"),  # also finds the replicas of a unit
     Index("replicas_by_lease", "lease_id", unique=True,
           sqlite_where=text("lease_id IS NOT NULL"),
@@ -277,7 +284,9 @@ uploads = Table(
     Column("size", BigInteger, nullable=False),
     Column("is_complete", Boolean, nullable=False),
     Column("touched_ms", BigInteger, nullable=False),
+    Column("vehicle_id", LargeBinary),  # whose quota it takes
     Index("uploads_by_age", "touched_ms"),
+    Index("uploads_by_vehicle", "vehicle_id"),
 )
 
 ledger = Table(

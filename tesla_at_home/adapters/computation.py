@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tesla_at_home.adapters import frames, spool
-from tesla_at_home.ports import Job
+from tesla_at_home.ports import Job, Measure
 from workunits import arrays, execution, graphs
 from workunits.arrays import Arrays
 from workunits.errors import SpoolDamaged, WorkunitsError
@@ -29,7 +30,14 @@ from workunits.values import Digest
 from workunits.wire import limits, tensors
 
 Jobs = queue.SimpleQueue[Job]
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+# What ONNX Runtime says where Python would raise MemoryError.
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+_FILE_CODES: Final = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EROFS: "disk_full",
+    errno.EFBIG: "output_too_large",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +57,27 @@ class Child:
         self._ended = threading.Event()
         self._model: _Model | None = None
 
-    def work(self) -> None:
+    def work(self, measures: tuple[Measure, ...]) -> None:
         """Compute for ever; the process ends when its agent does."""
+        self._say(frames.Begun(execution.runtime_version(), measures))
         while True:
             job = self._jobs.get()
             try:
                 self._compute(job)
-            except WorkunitsError as error:
-                self._say(frames.Failed(job.lease, error.code, _one_line(error)))
-            except MemoryError:
-                self._say(frames.Failed(job.lease, "out_of_memory", "not enough memory"))
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                self._say(
-                    frames.Failed(job.lease, "disk_full", f"the unit's files: {error.strerror}")
-                )
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                # Also a bug of ours: one unit that fails is better than one tried for ever.
+                code, detail = _failure(error)
+                self._say(frames.Failed(job.lease, code, detail))
 
     def _compute(self, job: Job) -> None:
         loaded = self._open(job)
         inputs = _read_inputs(job)
         first_step, file = _open_spool(job, loaded)
         ready = frames.Ready(job.lease, loaded.provider, execution.runtime_version(), first_step)
-        self._say(ready)
         try:
+            self._say(ready)
             self._steps(job, loaded, inputs, first_step, file)
         finally:
             file.close()
@@ -181,6 +186,18 @@ def _sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Code and line for what went wrong with a unit."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return "out_of_memory", "needs more memory than limits.memory gives"
+    if isinstance(error, WorkunitsError):
+        return error.code, _one_line(error)
+    if isinstance(error, OSError) and error.errno in _FILE_CODES:
+        return _FILE_CODES[error.errno], f"the unit's files: {error.strerror}"
+    sys.excepthook(type(error), error, error.__traceback__)
+    return "child_failed", f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from math import inf
 from types import TracebackType
 from typing import IO, Final
 from urllib.parse import urlsplit
@@ -32,9 +33,12 @@ from workunits.wire import limits
 
 PROBLEM: Final = "application/problem+json"
 _PIECE_BYTES: Final = 64 * limits.KIB
-_WEEK_S: Final = 7 * 86_400
+# An unsigned word keeps a vehicle away no longer than a signed one may: leases do not wait.
+_WAIT_S: Final = limits.WAIT_SECONDS
 # What OpenSSL says of a peer that speaks no TLS at all.
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+# Whole, or the part that was asked for; others, such as an empty 204, would pass for an empty file.
+_ANSWERS: Final = (200, 206)
 # More than any length; Python itself refuses to read numbers of thousands of digits.
 _LENGTH_DIGITS: Final = 18
 
@@ -47,6 +51,8 @@ class HttpLimits:
     silence_s: float = 60.0  # the server may wait for its disk, not for ever
     stall_s: float = 300.0  # a window in which fewer than `stall_bytes` moved ends the exchange
     stall_bytes: int = 16 * limits.KIB  # below 55 bytes/s a file would outlive its lease
+    # Messages and metadata, one at a time, keep all others waiting: 8 MiB in this time is 2.3 KB/s.
+    whole_s: float = 3600.0
     problem_bytes: int = 64 * limits.KIB
 
 
@@ -71,6 +77,7 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         body: bytes | Sending | None = None,
         through_proxies: bool = True,
+        is_resumable: bool = False,
         traffic: Traffic | None = None,
     ) -> None:
         self._traffic = traffic or Traffic()
@@ -79,7 +86,8 @@ class Exchange:
         self._request = requests.Request(method, url, headers=dict(headers or {}), data=body)
         self._bounds = bounds
         self._cancel = cancel
-        self._guard = Guard(bounds.stall_s, bounds.stall_bytes)
+        whole_s = inf if is_resumable else bounds.whole_s
+        self._guard = Guard(bounds.stall_s, bounds.stall_bytes, whole_s)
         self._session = session()
         self._proxies = {} if through_proxies else {"no_proxy": "*"}
         if isinstance(body, Sending):
@@ -187,6 +195,8 @@ class Exchange:
     def _refuse_what_is_no_answer(self) -> None:
         if 300 <= self.status < 400:
             raise Unreachable(f"{self._where()} redirects elsewhere (a captive portal?)")
+        if self.status < 300 and self.status not in _ANSWERS:
+            raise Unreachable(f"{self._where()} answered {self.status} in the place of an answer")
         if self.header("Content-Encoding").lower() not in ("", "identity"):
             raise Unreachable(f"{self._where()} sends a compressed answer that nobody asked for")
 
@@ -194,12 +204,12 @@ class Exchange:
         """`Retry-After` as seconds; a date counts from the server's own `Date`."""
         said = self.header("Retry-After").strip()
         if said.isascii() and said.isdigit():
-            return min(int(said[:9]), _WEEK_S)
+            return min(int(said[:9]), _WAIT_S)
         try:
             wait = parsedate_to_datetime(said) - parsedate_to_datetime(self.header("Date"))
         except (TypeError, ValueError, OverflowError):
             return None
-        return min(max(0, int(wait.total_seconds())), _WEEK_S)
+        return min(max(0, int(wait.total_seconds())), _WAIT_S)
 
     @contextlib.contextmanager
     def _outage(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ from typing import Final
 
 # Only the owner reads what stands in a vehicle's directory: keys, codes, digests of networks.
 _MODE: Final = 0o600
+# Less than the database and one checkpoint need.
+_LITTLE_BYTES: Final = 1024 * 1024
 
 
 def write_whole(path: Path, raw: bytes) -> None:
@@ -26,6 +28,16 @@ def write_whole(path: Path, raw: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def trouble(directory: Path) -> str | None:
+    """Why nothing can be kept in `directory` now, as far as looking tells; None where it can."""
+    if not os.access(directory, os.W_OK):
+        return f"{directory} cannot be written; make it writable"
+    found = os.statvfs(directory)
+    if found.f_bavail * found.f_frsize < _LITTLE_BYTES:
+        return f"the disk of {directory} is full; make room: nothing kept is lost"
+    return None
 
 
 def sync_directory(directory: Path) -> None:

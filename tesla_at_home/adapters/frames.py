@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-from tesla_at_home.ports import Job
+from tesla_at_home.ports import Bounds, Job, Measure
 from workunits.values import Digest, LeaseId
 from workunits.wire import limits
+from workunits.wire.messages import Code, Count, Version
 
 _LENGTH: Final = struct.Struct("<I")
 # A program with 64 inputs and outputs of long names is below a tenth of this.
 _FRAME_BYTES: Final = limits.MIB
+
+
+class Garbled(Exception):
+    """What came over the pipe is no frame."""
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """The first that a child hears: give up everything else, then load what computes."""
+
+    bounds: Bounds
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
@@ -33,34 +44,44 @@ class End(msgspec.Struct, frozen=True, tag=True):
     """No more units."""
 
 
+class Begun(msgspec.Struct, frozen=True, tag=True):
+    """The first that a child says: it is confined, and what computes is loaded."""
+
+    onnxruntime: Version
+    measures: tuple[Measure, ...]
+
+
+# A child computes what strangers wrote: its words fit into a report, or are none.
 class Ready(msgspec.Struct, frozen=True, tag=True):
     lease: LeaseId
-    provider: str
-    onnxruntime: str
-    first_step: int
+    provider: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS)]
+    onnxruntime: Version
+    first_step: Count
 
 
 class Stepped(msgspec.Struct, frozen=True, tag=True):
     lease: LeaseId
-    step: int
-    took_ms: int
+    step: Count
+    took_ms: Count
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
     lease: LeaseId
     output: Digest
-    size: int
+    size: Count
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
     lease: LeaseId
-    code: str
+    code: Code
     detail: str
 
 
-ToChild = Run | Beat | End
-ToAgent = Ready | Stepped | Done | Failed
+AboutUnit = Ready | Stepped | Done | Failed
+ToChild = Begin | Run | Beat | End
+ToAgent = Begun | AboutUnit
 
+Frame = TypeVar("Frame")
 _to_child: Final = msgspec.msgpack.Decoder(ToChild)
 _to_agent: Final = msgspec.msgpack.Decoder(ToAgent)
 
@@ -72,18 +93,22 @@ def pack(frame: ToChild | ToAgent) -> bytes:
 
 
 def read_to_child(pipe: int) -> ToChild | None:
-    """The next frame for the child; None when the agent is gone."""
+    """The next frame for the child; None when the agent is gone. Raises `Garbled`."""
     body = _read_frame(pipe)
-    return None if body is None else _to_child.decode(body)
+    return None if body is None else _decode(_to_child, body)
 
 
 def read_to_agent(pipe: int) -> ToAgent | None:
-    """The next frame for the agent; None when the child is gone, or speaks what is none."""
+    """The next frame for the agent; None when the child is gone. Raises `Garbled`."""
     body = _read_frame(pipe)
+    return None if body is None else _decode(_to_agent, body)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Frame], body: bytes) -> Frame:
     try:
-        return None if body is None else _to_agent.decode(body)
-    except msgspec.DecodeError:
-        return None
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Garbled("says what is no frame") from None
 
 
 def _read_frame(pipe: int) -> bytes | None:
@@ -91,7 +116,9 @@ def _read_frame(pipe: int) -> bytes | None:
     if head is None:
         return None
     (size,) = _LENGTH.unpack(head)
-    return None if size > _FRAME_BYTES else _read_exactly(pipe, size)
+    if size > _FRAME_BYTES:
+        raise Garbled(f"says a frame of {size} bytes")
+    return _read_exactly(pipe, size)
 
 
 def _read_exactly(pipe: int, size: int) -> bytes | None:

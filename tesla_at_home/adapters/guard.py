@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from contextvars import ContextVar
+from math import inf
 from typing import Final
 
 import requests
@@ -19,14 +20,16 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager, ProxyManager
 
+from tesla_at_home.adapters.heads import WholeHead
 from tesla_at_home.errors import Cancelled, Unreachable
 
 
 class Guard:
-    """Ends one exchange from outside: when it is cancelled, and when hardly a byte moves."""
+    """Ends one exchange from outside: cancelled, hardly a byte moving, or longer than `whole_s`."""
 
-    def __init__(self, stall_s: float, stall_bytes: int) -> None:
+    def __init__(self, stall_s: float, stall_bytes: int, whole_s: float = inf) -> None:
         self._stall_s = stall_s
+        self._whole_s = whole_s
         self._stall_bytes = stall_bytes
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
@@ -66,7 +69,12 @@ class Guard:
             self._sockets.clear()
 
     def _watch(self) -> None:
-        while not self._over.wait(self._stall_s):
+        left_s = self._whole_s
+        while not self._over.wait(window_s := min(self._stall_s, left_s)):
+            left_s -= window_s
+            if left_s <= 0:
+                self._end(Unreachable(f"not at an end after {self._whole_s:g} s"))
+                return
             if self._moved < self._stall_bytes:
                 self._end(Unreachable(f"stalled: hardly a byte in {self._stall_s:g} s"))
                 return
@@ -89,6 +97,8 @@ guarding: Final[ContextVar[Guard]] = ContextVar("guarding")
 
 
 class _Connection(HTTPConnection):
+    response_class = WholeHead
+
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
         guarding.get().attach(connected)
@@ -96,6 +106,8 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
+    response_class = WholeHead
+
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
         guarding.get().attach(connected)

@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tesla_at_home.adapters.files import write_whole
-from tesla_at_home.errors import ClientError, NotJoined
+from tesla_at_home.errors import ClientError
 from workunits.trust import envelope
 from workunits.wire.messages import Envelope
 
 FILE_NAME: Final = "key.pem"
+_MEND: Final = "restore it, or begin in another --dir (`recover URL` there keeps your credit and your owner code)"
 
 
 class FileKeys:
@@ -35,19 +36,20 @@ class FileKeys:
         """The key of a joined directory.
 
         Raises:
-            NotJoined: there is none. ClientError: the file holds something else.
+            ClientError: there is none, or the file holds something else. No other key is made in
+            its place: only the one that was enrolled can speak for this vehicle.
         """
         path = directory / FILE_NAME
         try:
             key = load_pem_private_key(path.read_bytes(), None)
         except FileNotFoundError:
-            raise NotJoined(f"{directory} has no key; run `tesla-at-home join URL`") from None
+            raise ClientError(f"{path}: missing; {_MEND}") from None
         except OSError as error:
             raise ClientError(f"{path}: {error.strerror}") from None
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise ClientError(f"{path}: not a private key; restore it, or recover") from None
+            raise ClientError(f"{path}: not a private key; {_MEND}") from None
         if not isinstance(key, Ed25519PrivateKey):
-            raise ClientError(f"{path}: not an Ed25519 key; restore it, or recover")
+            raise ClientError(f"{path}: not an Ed25519 key; {_MEND}")
         return cls(key)
 
     @classmethod

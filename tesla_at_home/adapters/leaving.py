@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tesla_at_home.adapters import enrolment, joining, keystore, orders
+from tesla_at_home.adapters import enrolment, joining, keystore, orders, repair, store_copy
 from tesla_at_home.adapters.files import sync_directory, write_whole
 from tesla_at_home.adapters.keystore import FileKeys
 from tesla_at_home.adapters.metadata import TufMetadata
@@ -129,8 +129,11 @@ class Leaver:
     def _forget(self) -> None:
         """The key first: from here on nobody can speak for this vehicle."""
         keystore.delete(self.directory)
+        store_copy.remove(self.directory)
         for name in (enrolment.FILE_NAME, REQUEST, f"{STORE}-wal", f"{STORE}-shm", STORE):
             (self.directory / name).unlink(missing_ok=True)
+        for aside in repair.set_aside(self.directory):
+            repair.discard(aside)
         for name in (*_WORK, joining.METADATA):
             shutil.rmtree(self.directory / name, ignore_errors=True)
         sync_directory(self.directory)

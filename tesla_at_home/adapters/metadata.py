@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from tesla_at_home.adapters.files import write_whole
-from tesla_at_home.errors import NotJoined, NotThere, TeslaAtHomeError, Unreachable, Untrusted
+from tesla_at_home.errors import ClientError, NotThere, TeslaAtHomeError, Unreachable, Untrusted
 from tesla_at_home.ports import Cancellation, ProjectView
 from workunits.errors import ContractError
 from workunits.trust import digests
@@ -87,7 +92,8 @@ class TufMetadata:
     def held(self, trusted_now: Milliseconds) -> ProjectView:
         """See `ports.Metadata`."""
         trusted = self._what_is_trusted()
-        return ProjectView(trusted.project, trusted_now < trusted.expires_ms + GRACE_MS)
+        until_ms = Milliseconds(trusted.expires_ms + GRACE_MS)
+        return ProjectView(trusted.project, trusted_now < until_ms, until_ms)
 
     def refresh(self, trusted_now: Milliseconds, *, cancel: Cancellation) -> ProjectView:
         """See `ports.Metadata`. What the server has let expire leaves what is held in force."""
@@ -137,12 +143,30 @@ class TufMetadata:
 
     def _fetch_all(self, now: Milliseconds, cancel: Cancellation) -> _Trusted:
         with _refusing("the project's metadata"):
-            updater = _Updater(self._directory, self._pinned(), self._source, cancel, now)
+            at = self._reference(now)
+            updater = _Updater(self._directory, self._pinned(), self._source, cancel, at)
             updater.refresh()
             held = self._gather(updater.project())
             trusted = _verify(self._pinned(), held)
-            write_whole(self._held_path, msgspec.msgpack.encode(held))
+            raw = msgspec.msgpack.encode(held)
+            if len(raw) > _HELD_BYTES:
+                raise Untrusted(
+                    f"the project's metadata have {len(raw)} bytes, at most {_HELD_BYTES}"
+                )
+            write_whole(self._held_path, raw)
             return trusted
+
+    def _reference(self, now: Milliseconds) -> Milliseconds:
+        """The moment against which new metadata must not have expired (PROTOCOL 9.4).
+
+        What outlives the set that is held is news, whatever `now` is: a time that a stolen scheduler
+        key drove ahead must not keep out the metadata that withdraw the key. Whether what is held is
+        fresh is judged apart, by `held`.
+        """
+        try:
+            return min(now, self._what_is_trusted().expires_ms)
+        except Untrusted:
+            return now
 
     def _gather(self, project: bytes) -> _Held:
         history = self._directory / "root_history"
@@ -164,10 +188,14 @@ class TufMetadata:
         return codec.unpack(raw, _Held, most=_HELD_BYTES)
 
     def _pinned(self) -> bytes:
-        try:
-            return _pin_path(self._directory).read_bytes()
-        except FileNotFoundError:
-            raise NotJoined("no project is pinned here; run `tesla-at-home join URL`") from None
+        """What the owner trusted at `join`; never replaced by what a server says now."""
+        for path in _pin_paths(self._directory):
+            if (root := _sound_root(path)) is not None:
+                return root
+        raise ClientError(
+            f"{_pin_paths(self._directory)[0]}: missing or damaged, and its copy too; restore it, "
+            "or begin in another --dir (`recover URL` there keeps your credit and your owner code)"
+        )
 
 
 def pin(directory: Path, root: bytes) -> None:
@@ -177,13 +205,13 @@ def pin(directory: Path, root: bytes) -> None:
         (directory / old).unlink(missing_ok=True)
     for old_root in (directory / "root_history").glob("*.root.json"):
         old_root.unlink()
-    write_whole(_pin_path(directory), root)
+    for path in _pin_paths(directory):
+        write_whole(path, root)
 
 
 def is_pinned(directory: Path, root: bytes) -> bool:
     """Whether `root` is what is pinned."""
-    path = _pin_path(directory)
-    return path.exists() and path.read_bytes() == root
+    return any(_sound_root(path) == root for path in _pin_paths(directory))
 
 
 def first_root(source: MetadataSource, *, cancel: Cancellation) -> bytes:
@@ -274,8 +302,19 @@ def _version(root: bytes) -> int:
     return TrustedMetadataSet(root, EnvelopeType.METADATA).root.version
 
 
-def _pin_path(directory: Path) -> Path:
-    return directory / "pinned.json"
+def _pin_paths(directory: Path) -> tuple[Path, Path]:
+    """Twice, because nobody but the owner could say again what was trusted."""
+    return directory / "pinned.json", directory / "pinned.copy.json"
+
+
+def _sound_root(path: Path) -> bytes | None:
+    """A root that is signed as it says itself: what a disk has damaged is not."""
+    try:
+        root = path.read_bytes()
+        TrustedMetadataSet(root, EnvelopeType.METADATA)
+    except (OSError, RepositoryError, ValueError):
+        return None
+    return root
 
 
 @contextlib.contextmanager

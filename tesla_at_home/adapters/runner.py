@@ -2,109 +2,38 @@
 
 Decides nothing: which unit, and when to stop, comes from `agent.machine`. The child is started from a
 thread that lives as long as the agent, because the kernel's parent-death signal follows the thread
-that forked. Nothing is posted once the child was killed on purpose.
+that forked. Nothing is posted once the child was killed on purpose. The process itself, with its
+pipes and its folder, is `child_process`; what it may say is `conversation`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-import tesla_at_home
-from tesla_at_home.adapters import frames, spool
-from tesla_at_home.agent.events import (
-    ChildGone,
-    ChildReady,
-    Event,
-    StepDone,
-    UnitDone,
-    UnitFailed,
-    UnitStarted,
-)
-from tesla_at_home.ports import Job
-from workunits import telemetry
-from workunits.values import Digest
-from workunits.wire import limits
+from tesla_at_home.adapters import cell, frames, spool
+from tesla_at_home.adapters.child_process import ChildProcess
+from tesla_at_home.adapters.conversation import Misspoken
+from tesla_at_home.agent.events import ChildGone, Event, UnitFailed
+from tesla_at_home.agent.mending import DISK_FULL, FILE_MISSING
+from tesla_at_home.ports import Job, Measure
 
 # Three beats fit into the time after which the child takes the agent for stopped.
 _BEAT_S: Final = 0.9
-_LOG_BYTES: Final = 256 * limits.KIB
-_LINE_BYTES: Final = 4 * limits.KIB
-# A killed process is gone in milliseconds; one that hangs in the kernel is not waited for.
-_REAP_S: Final = 5.0
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-
-
-class _Process:
-    """One child process and its pipes."""
-
-    def __init__(self, job: Job, log: Path) -> None:
-        in_read, self._in = os.pipe()
-        self.out, out_write = os.pipe()
-        os.set_blocking(self._in, False)
-        self.model: Digest = job.program.model
-        self.threads = job.threads
-        self.spool = Path(job.spool)
-        self.is_expected_to_end = False
-        self._popen = subprocess.Popen(
-            [
-                sys.executable, "-P", "-m", "tesla_at_home.adapters.runner_child",
-                str(in_read), str(out_write), str(os.getpid()),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(in_read, out_write),
-            process_group=0,
-            env=_environment(),
-        )  # fmt: skip
-        os.close(in_read)
-        os.close(out_write)
-        assert self._popen.stdout is not None
-        drain = threading.Thread(
-            target=_drain, args=(self._popen.stdout, log), name="child-log", daemon=True
-        )
-        drain.start()
-
-    def say(self, frame: frames.ToChild) -> None:
-        raw = frames.pack(frame)
-        # A full or broken pipe means a child that is dead or hangs; its reader notices the end.
-        with contextlib.suppress(OSError):
-            if os.write(self._in, raw) < len(raw):
-                self.signal(signal.SIGKILL)
-
-    def signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, number)
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    def reap(self) -> int | None:
-        try:
-            return self._popen.wait(_REAP_S)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def memory_bytes(self) -> int:
-        try:
-            text = Path(f"/proc/{self._popen.pid}/statm").read_text()
-        except OSError:
-            return 0
-        return int(text.split()[1]) * _PAGE_BYTES
-
-    def close(self) -> None:
-        os.close(self._in)
-        os.close(self.out)
+# The unit's files, and not the process: what follows is the machine's.
+_FILE_FAULTS: Final = {
+    errno.ENOENT: FILE_MISSING,
+    errno.ENOSPC: DISK_FULL,
+    errno.EDQUOT: DISK_FULL,
+    errno.EROFS: DISK_FULL,
+}
 
 
 class ChildRunner:
@@ -114,10 +43,11 @@ class ChildRunner:
         self._post = post
         self._log = log
         self._lock = threading.RLock()  # `post` may look at the runner
-        self._process: _Process | None = None
+        self._process: ChildProcess | None = None
         self._is_stopped = False
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._wanted: Job | None = None  # a job asked for before the last kill is not begun
+        self._is_first = True
         self._closed = threading.Event()
         self._starter = threading.Thread(target=self._start_jobs, name="runner", daemon=True)
         self._beater = threading.Thread(target=self._beat, name="beats", daemon=True)
@@ -163,6 +93,16 @@ class ChildRunner:
         with self._lock:
             return None if self._process is None else self._process.pid
 
+    def measures(self) -> tuple[Measure, ...]:
+        """What confines the child, for `doctor`; nothing before it has begun."""
+        with self._lock:
+            if self._process is None:
+                return ()
+            if self._process.has_own_folder:
+                return self._process.measures
+            shared = Measure("own folder", False, "this file system has no hard links")
+            return (*self._process.measures, shared)
+
     def close(self) -> None:
         """Kill the child and end the threads."""
         self.kill()
@@ -179,21 +119,25 @@ class ChildRunner:
                     continue
                 try:
                     self._start(job)
-                except OSError as error:
-                    self._post(ChildGone(f"cannot be started: {error}"))
+                except (OSError, RuntimeError) as error:
+                    # RuntimeError: no more threads can be had.
+                    self._end_process()
+                    self._post(_not_begun(job, error))
         # This thread forked the children: the kernel kills what is left of them when it ends.
 
     def _start(self, job: Job) -> None:
+        if self._is_first:
+            cell.remove_left_over(job)
+            self._is_first = False
         process = self._process
-        if process is None or (process.model, process.threads) != (job.program.model, job.threads):
+        if process is None or not process.suits(job):
             self._end_process()
-            process = self._process = _Process(job, self._log)
+            process = self._process = ChildProcess(job, self._log)
             reader = threading.Thread(
                 target=self._read, args=(process,), name="child-pipe", daemon=True
             )
             reader.start()
-        process.spool = Path(job.spool)
-        process.say(frames.Run(job))
+        process.give(job)
         if self._is_stopped:
             process.signal(signal.SIGSTOP)
 
@@ -203,69 +147,37 @@ class ChildRunner:
             process.is_expected_to_end = True
             process.signal(signal.SIGKILL)
 
-    def _read(self, process: _Process) -> None:
+    def _read(self, process: ChildProcess) -> None:
         """Post what the child says until its pipe ends, then bury it."""
-        while (frame := frames.read_to_agent(process.out)) is not None:
-            with self._lock:
-                if process.is_expected_to_end:
-                    continue
-                for event in _events(frame):
-                    self._post(event)
-        # A child whose pipe is closed or garbled is of no use, even if it still runs.
-        process.signal(signal.SIGKILL)
-        code = process.reap()
+        try:
+            while (events := process.hear()) is not None:
+                with self._lock:
+                    if not process.is_expected_to_end:
+                        for event in events:
+                            self._post(event)
+        except (frames.Garbled, Misspoken) as fault:
+            process.fault = fault
+        last_word = process.bury()
         with self._lock:
-            process.close()
+            process.clear_away()
             if process.is_expected_to_end:
                 return
             self._process = None
-            self._post(ChildGone(_obituary(code)))
+            self._post(last_word)
 
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_S):
             with self._lock:
-                if self._process is not None and not self._is_stopped:
-                    self._process.say(frames.Beat())
+                process = None if self._is_stopped else self._process
+                if process is not None:
+                    process.say(frames.Beat())
+            if process is not None:
+                process.look_at_folder()
 
 
-def _events(frame: frames.ToAgent) -> tuple[Event, ...]:
-    match frame:
-        case frames.Ready():
-            return (
-                ChildReady(frame.lease, frame.provider, frame.onnxruntime),
-                UnitStarted(frame.lease, frame.first_step),
-            )
-        case frames.Stepped():
-            return (StepDone(frame.lease, frame.step, frame.took_ms),)
-        case frames.Done():
-            return (UnitDone(frame.lease, frame.output, frame.size),)
-        case frames.Failed():
-            return (UnitFailed(frame.lease, frame.code, frame.detail),)
-
-
-def _environment() -> dict[str, str]:
-    """The child imports this very package, wherever it is, and nothing from the working directory."""
-    root = str(Path(tesla_at_home.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | telemetry.OFF | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _obituary(code: int | None) -> str:
-    if code is None:
-        return "does not end"
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with {code}"
-
-
-def _drain(stream: IO[bytes], log: Path) -> None:
-    """What the child prints, into a log that does not grow: a library must not block on a pipe."""
-    with stream:
-        # A disk that is full or not to be written loses these lines, and nothing else.
-        with contextlib.suppress(OSError), log.open("ab", buffering=0) as file:
-            while line := stream.readline(_LINE_BYTES):
-                if file.tell() > _LOG_BYTES:
-                    file.truncate(0)
-                file.write(line)
-        while stream.read(_LINE_BYTES):
-            pass
+def _not_begun(job: Job, error: OSError | RuntimeError) -> Event:
+    if isinstance(error, OSError) and error.filename != sys.executable:
+        code = _FILE_FAULTS.get(error.errno or 0)
+        if code is not None:
+            return UnitFailed(job.lease, code, f"the unit's files: {error.strerror}")
+    return ChildGone(f"cannot be started: {error}", "not_started")

@@ -23,6 +23,7 @@ from workunits.values import Digest, LeaseId
 from workunits.wire import limits
 
 _DIGEST_NAME: Final = re.compile(r"[0-9a-f]{64}")
+_LEASE_NAME: Final = re.compile(r"[0-9a-f]{32}")
 _FOLDERS: Final = {"model": "models", "input": "spool/inputs", "manifest": "spool/manifests"}
 
 
@@ -43,8 +44,9 @@ class FileShelf:
         return self.path(need).with_suffix(".part")
 
     def use(self, need: Need) -> Path:
-        # A file's time of change is when it was last used: what eviction goes by.
-        with contextlib.suppress(FileNotFoundError):
+        # A file's time of change is when it was last used: what eviction goes by. One that cannot
+        # be touched can still be read.
+        with contextlib.suppress(OSError):
             os.utime(self.path(need))
         return self.path(need)
 
@@ -56,7 +58,7 @@ class FileShelf:
 
     def recheck(self, need: Need) -> None:
         if not _is_right(self.path(need), need):
-            self.path(need).unlink(missing_ok=True)
+            _discard(self.path(need))
 
     def accept(self, need: Need) -> None:
         part = self.part(need)
@@ -78,8 +80,10 @@ class FileShelf:
         found = []
         for path in (self._directory / _FOLDERS[kind]).iterdir():
             # Names that are no digest (a README, a .part, a desktop's own files) are not ours.
-            if _DIGEST_NAME.fullmatch(path.name):
-                found.append((path.stat().st_mtime, path.name))
+            # The other thread may evict one of them meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if _DIGEST_NAME.fullmatch(path.name):
+                    found.append((path.stat().st_mtime, path.name))
         return tuple(Digest(bytes.fromhex(name)) for _, name in sorted(found, reverse=True))
 
     def evict(self, keep: Container[Digest], most_bytes: int) -> None:
@@ -96,7 +100,7 @@ class FileShelf:
     def evict_manifests(self, keep: Container[Digest], most: int) -> bool:
         old = [digest for digest in self.held("manifest")[most:] if digest not in keep]
         for digest in old:
-            self.path(Need("manifest", digest, 0)).unlink(missing_ok=True)
+            _discard(self.path(Need("manifest", digest, 0)))
         return bool(old)
 
     def _discard_parts(self, keep: Container[Digest]) -> None:
@@ -128,10 +132,20 @@ class FileShelf:
 
     def forget(self, lease: LeaseId, inputs: Iterable[Digest]) -> None:
         for path in (self._directory / "spool").glob(f"{lease.hex()}.*"):
-            path.unlink(missing_ok=True)
+            _discard(path)
         for digest in inputs:
-            self.path(Need("input", digest, 0)).unlink(missing_ok=True)
+            _discard(self.path(Need("input", digest, 0)))
             _discard_part(self.part(Need("input", digest, 0)))
+
+    def sweep(self, leases: Container[LeaseId], inputs: Container[Digest]) -> None:
+        for path in (self._directory / "spool").glob("*.*"):
+            name = path.name.partition(".")[0]
+            if _LEASE_NAME.fullmatch(name) and LeaseId(bytes.fromhex(name)) not in leases:
+                _discard(path)
+        for path in (self._directory / _FOLDERS["input"]).iterdir():
+            name = path.name.partition(".")[0]
+            if _DIGEST_NAME.fullmatch(name) and Digest(bytes.fromhex(name)) not in inputs:
+                _discard(path)
 
     # --- the disk --------------------------------------------------------------------------------
 
@@ -142,10 +156,16 @@ class FileShelf:
         return shutil.disk_usage(self._directory).total
 
 
+def _discard(path: Path) -> None:
+    # A disk that cannot be written keeps it; the next sweep takes it.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def _discard_part(part: Path) -> None:
-    part.unlink(missing_ok=True)
+    _discard(part)
     # The transport's note of which version it is a part of.
-    part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
+    _discard(part.with_name(f"{part.name}.etag"))
 
 
 def _is_right(path: Path, need: Need) -> bool:

@@ -11,12 +11,14 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
+from tesla_at_home.adapters.files import sync_directory
 from workunits.errors import SpoolDamaged
 from workunits.wire import limits
 
@@ -60,18 +62,22 @@ class Spool:
 
     @classmethod
     def begin(cls, path: Path, origin: Origin) -> Spool:
-        """A new file; one that was there is replaced."""
+        """Begin anew, in place: the file may have a second name, in the child's folder (`cell`)."""
         file = path.open("wb", buffering=0)
-        spool = cls(path, file)
-        spool._write(_MAGIC + _frame(_ORIGIN_NUMBER, msgspec.msgpack.encode(origin)))
+        with _closed_on_error(file):
+            spool = cls(path, file)
+            spool._write(_MAGIC + _frame(_ORIGIN_NUMBER, msgspec.msgpack.encode(origin)))
+            # A power cut may else take the name, and all steps with it.
+            sync_directory(path.parent)
         return spool
 
     @classmethod
     def go_on(cls, path: Path, end: int) -> Spool:
         """Append behind `end`; what lies beyond is cut off."""
         file = path.open("r+b", buffering=0)
-        file.truncate(end)
-        file.seek(end)
+        with _closed_on_error(file):
+            file.truncate(end)
+            file.seek(end)
         return cls(path, file)
 
     def append(self, number: int, payload: bytes) -> None:
@@ -101,6 +107,15 @@ def scan(path: Path) -> Scan:
             return _Reading(path.name, file).scan()
     except FileNotFoundError:
         return Scan(None, (), 0)
+
+
+@contextmanager
+def _closed_on_error(file: BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 def make_durable(path: Path) -> None:

@@ -1,7 +1,8 @@
 """`DIR/agent.sqlite3`: everything the agent must not forget, in one file (DECISIONS C.3).
 
 One writer, the agent's deciding thread; other commands read, and add rows to `orders`. A `save` is one
-transaction and durable when it returns. Decides nothing: what is kept stands in `agent.books`.
+transaction and durable when it returns. Decides nothing: what is kept stands in `agent.books`, how
+the file is opened and read in `store_file`, what outlasts its loss in `store_copy`.
 """
 
 from __future__ import annotations
@@ -15,44 +16,25 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from tesla_at_home.adapters import store_copy, store_file
+from tesla_at_home.adapters.store_copy import Copy
+from tesla_at_home.adapters.store_file import FILE_NAME
 from tesla_at_home.agent.books import Books, HeldUnit, Talk
 from tesla_at_home.agent.changes import Changes, after_order
 from tesla_at_home.agent.events import Order
 from tesla_at_home.agent.view import Entry
-from tesla_at_home.errors import ClientError, NotJoined
 from tesla_at_home.policy.gates import GateView
 from tesla_at_home.ports import ConsentRecord, Membership
 from workunits.values import LeaseId, Milliseconds
 
-FILE_NAME: Final = "agent.sqlite3"
-SCHEMA_VERSION: Final = 1
+__all__ = ["FILE_NAME", "Store"]
+
 # Another process's short write is waited for this long; none takes a tenth of it.
-_BUSY_S: Final = 10.0
+_PATIENCE_S: Final = 10.0
 # A year of a busy car's history is kept; older lines go.
 _HISTORY_LINES: Final = 100_000
-
-_SCHEMA: Final = """
-CREATE TABLE values_by_name (name TEXT PRIMARY KEY, packed BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE units (lease BLOB PRIMARY KEY, packed BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE consents (id INTEGER PRIMARY KEY, packed BLOB NOT NULL);
-CREATE TABLE orders (id INTEGER PRIMARY KEY, packed BLOB NOT NULL);
-CREATE TABLE history (
-  id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL,
-  lease BLOB, first_step INTEGER, reason TEXT
-);
-"""
-
-# By SQLite's primary result code: what the file itself is not to blame for.
-_MENDS: Final = {
-    sqlite3.SQLITE_FULL: "make room on this disk, then start again: nothing kept is lost",
-    sqlite3.SQLITE_READONLY: "make the directory writable, then start again",
-    sqlite3.SQLITE_CANTOPEN: "make the directory readable and writable, then start again",
-    sqlite3.SQLITE_IOERR: "look at the disk and the room on it, then start again",
-    sqlite3.SQLITE_PERM: "make the directory writable, then start again",
-    sqlite3.SQLITE_BUSY: "another program holds it; end that one",
-    sqlite3.SQLITE_LOCKED: "another program holds it; end that one",
-    sqlite3.SQLITE_NOMEM: "end other programs: there is not enough memory",
-}
+# What `history` and `why` call the line about a database that was set aside.
+REPAIRED: Final = "repaired"
 
 T = TypeVar("T")
 _Value: TypeAlias = str | bytes | int | None
@@ -64,25 +46,27 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
+        self._copied: tuple[int | None, bool] | None = None  # the wishes in the copy, once known
 
     @classmethod
-    def open(cls, directory: Path, *, is_writer: bool = True) -> Self:
+    def open(
+        cls, directory: Path, *, is_writer: bool = True, patience_s: float = _PATIENCE_S
+    ) -> Self:
         """The store of a joined directory.
 
         Raises:
-            NotJoined: there is none. ClientError: it was written by a later version.
+            NotJoined: there is none. StoreDamaged: it cannot be read. CannotSave: not now.
+            ClientError: it was written by a later version.
         """
         path = directory / FILE_NAME
-        if not path.exists():
-            raise NotJoined(f"{directory} belongs to no project yet; run `tesla-at-home join URL`")
-        return cls(_connect(path), path)
+        return cls(store_file.connect(path, patience_s), path)
 
     @classmethod
     def create(cls, directory: Path) -> Self:
         """As `open`, making the database where there is none (only `join` and `recover` do)."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / FILE_NAME
-        return cls(_connect(path), path)
+        return cls(store_file.connect(path, _PATIENCE_S, is_new=True), path)
 
     def __enter__(self) -> Self:
         return self
@@ -112,17 +96,25 @@ class Store:
             self._put("books", books)
             self._add_consent(record)
             self._add_entry(Entry(now_ms, "joined", f"joined {membership.url}"))
+        self.copy()
+
+    def begin_from(self, copy: Copy, books: Books, entry: Entry) -> None:
+        """Fill a new store with what outlasted the old one."""
+        with self._transaction():
+            self._put("membership", copy.membership)
+            self._put("books", books)
+            for record in copy.consents:
+                self._add_consent(record)
+            self._add_entry(entry)
 
     def membership(self) -> Membership:
         """Raises `NotJoined` where `join` did not come to an end."""
-        found = self._value("membership", Membership)
-        if found is None:
-            raise NotJoined("this directory belongs to no project; run `tesla-at-home join URL`")
-        return found
+        return self._needed("membership", Membership)
 
     def change_membership(self, membership: Membership) -> None:
         with self._transaction():
             self._put("membership", membership)
+        self.copy()
 
     def consent(self) -> ConsentRecord | None:
         """The last consent given."""
@@ -136,17 +128,41 @@ class Store:
 
     def add_consent(self, record: ConsentRecord) -> None:
         """A new consent, or the withdrawal of the last one: records are added, never changed."""
+        # While the database is written, no copy says that the owner still agrees.
+        store_copy.remove(self._path.parent)
         with self._transaction():
             self._add_consent(record)
+        self.copy()
+
+    # --- damage ----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Read the whole file through and every row that the agent goes by. Raises `StoreDamaged`."""
+        found = self._rows("PRAGMA quick_check(1)")
+        if found != [("ok",)]:
+            raise store_file.damaged(self._path, str(found[0][0]))
+        self.membership(), self.books(), self.units(), self.consents()
+        self.gate(), self.waiting_orders(), self.history(1)
+
+    def copy(self) -> None:
+        """Bring the copy up to date; a disk that has no room for it gets it at the next occasion."""
+        books = self.books()
+        talk = Talk(session=books.talk.session, epoch=books.talk.epoch)
+        copy = Copy(
+            membership=self.membership(),
+            consents=tuple(self.consents()),
+            books=msgspec.structs.replace(books, talk=talk),
+        )
+        self._copied = None
+        with suppress(OSError):
+            store_copy.write(self._path.parent, copy)
+            self._copied = _wishes(books)
 
     # --- the agent's books -----------------------------------------------------------------------
 
     def books(self) -> Books:
         """Raises `NotJoined` where `join` did not come to an end."""
-        found = self._value("books", Books)
-        if found is None:
-            raise NotJoined("this directory belongs to no project; run `tesla-at-home join URL`")
-        return found
+        return self._needed("books", Books)
 
     def units(self) -> list[HeldUnit]:
         rows = self._rows("SELECT packed FROM units")
@@ -165,13 +181,15 @@ class Store:
                 self._put("gate", changes.gate)
             self._ask_many(
                 "INSERT OR REPLACE INTO units VALUES (?, ?)",
-                [(unit.lease, _pack(unit)) for unit in changes.units],
+                [(unit.lease, store_file.pack(unit)) for unit in changes.units],
             )
             self._ask_many(
                 "DELETE FROM units WHERE lease = ?", [(lease,) for lease in changes.dropped]
             )
             for entry in changes.entries:
                 self._add_entry(entry)
+        if changes.books is not None and _wishes(changes.books) != self._copied:
+            self.copy()
 
     # --- history and orders ----------------------------------------------------------------------
 
@@ -184,10 +202,19 @@ class Store:
         )
         return [_entry(row) for row in reversed(rows)]
 
+    def last(self, kind: str) -> Entry | None:
+        """The last line of that kind, if one is kept."""
+        row = self._row(
+            "SELECT at_ms, kind, text, lease, first_step, reason FROM history "
+            "WHERE kind = ? ORDER BY id DESC LIMIT 1",
+            (kind,),
+        )
+        return None if row is None else _entry(row)
+
     def add_order(self, order: Order) -> None:
         """Leave an order for the running agent."""
         with self._transaction():
-            self._ask("INSERT INTO orders (packed) VALUES (?)", (_pack(order),))
+            self._ask("INSERT INTO orders (packed) VALUES (?)", (store_file.pack(order),))
 
     def waiting_orders(self) -> list[Order]:
         """The orders left that the agent has not taken yet, oldest first."""
@@ -199,38 +226,36 @@ class Store:
         if self._row("SELECT 1 FROM orders LIMIT 1") is None:
             return []
         with self._transaction():
-            rows = self._rows("SELECT packed FROM orders ORDER BY id")
+            orders = self.waiting_orders()
             self._ask("DELETE FROM orders")
-        return [self._unpack(row[0], Order) for row in rows]
+        return orders
 
     def apply_order(self, order: Order) -> None:
         """Carry an order out on the books, in place of an agent that is not running."""
         with self._transaction():
             self._put("books", after_order(self.books(), order))
+        self.copy()
 
     # --- inside ----------------------------------------------------------------------------------
 
     def _ask(self, statement: str, values: Sequence[_Value] = ()) -> sqlite3.Cursor:
-        with _in_one_line(self._path):
+        with store_file.in_one_line(self._path):
             return self._db.execute(statement, values)
 
     def _ask_many(self, statement: str, rows: Iterable[Sequence[_Value]]) -> None:
-        with _in_one_line(self._path):
+        with store_file.in_one_line(self._path):
             self._db.executemany(statement, rows)
 
     def _rows(self, statement: str, values: Sequence[_Value] = ()) -> list[Any]:
-        with _in_one_line(self._path):
+        with store_file.in_one_line(self._path):
             return self._db.execute(statement, values).fetchall()
 
     def _row(self, statement: str, values: Sequence[_Value] = ()) -> Any:
-        with _in_one_line(self._path):
+        with store_file.in_one_line(self._path):
             return self._db.execute(statement, values).fetchone()
 
     def _unpack(self, raw: bytes, kind: type[T]) -> T:
-        try:
-            return msgspec.msgpack.decode(raw, type=kind)
-        except (msgspec.DecodeError, TypeError) as error:
-            raise _damaged(self._path, str(error)) from None
+        return store_file.unpack(raw, kind, self._path)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -248,11 +273,19 @@ class Store:
         row = self._row("SELECT packed FROM values_by_name WHERE name = ?", (name,))
         return None if row is None else self._unpack(row[0], kind)
 
+    def _needed(self, name: str, kind: type[T]) -> T:
+        found = self._value(name, kind)
+        if found is None:
+            raise store_file.lost(self._path)
+        return found
+
     def _put(self, name: str, value: Books | GateView | Membership) -> None:
-        self._ask("INSERT OR REPLACE INTO values_by_name VALUES (?, ?)", (name, _pack(value)))
+        self._ask(
+            "INSERT OR REPLACE INTO values_by_name VALUES (?, ?)", (name, store_file.pack(value))
+        )
 
     def _add_consent(self, record: ConsentRecord) -> None:
-        self._ask("INSERT INTO consents (packed) VALUES (?)", (_pack(record),))
+        self._ask("INSERT INTO consents (packed) VALUES (?)", (store_file.pack(record),))
 
     def _add_entry(self, entry: Entry) -> None:
         cursor = self._ask(
@@ -263,53 +296,9 @@ class Store:
         self._ask("DELETE FROM history WHERE id <= ?", ((cursor.lastrowid or 0) - _HISTORY_LINES,))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # One thread at a time uses a connection; which one it is, is the driver's business.
-    db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        with _in_one_line(path):
-            path.chmod(0o600)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            _make_schema(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-@contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
-    """SQLite's words for what the owner can mend; a broken constraint is a bug and stays one."""
-    try:
-        yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise
-    except sqlite3.DatabaseError as error:
-        mend = _MENDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-        if mend is None:
-            raise _damaged(path, str(error)) from None
-        raise ClientError(f"{path}: {error}; {mend}") from None
-
-
-def _damaged(path: Path, what: str) -> ClientError:
-    return ClientError(
-        f"{path}: not a usable database ({what}); restore it, or begin in another --dir "
-        "(`recover URL` there keeps your credit and your owner code); finished results stay in "
-        f"{path.parent / 'spool'}"
-    )
-
-
-def _make_schema(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise ClientError(f"{path}: written by a later version of tesla-at-home; update this one")
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
-
-
-def _pack(value: object) -> bytes:
-    return msgspec.msgpack.encode(value)
+def _wishes(books: Books) -> tuple[int | None, bool]:
+    """What the owner said, and nobody else can say again."""
+    return books.paused_until_ms, books.is_finishing
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

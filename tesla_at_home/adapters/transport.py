@@ -11,6 +11,8 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
@@ -69,6 +71,16 @@ class HttpTransport:
             answer.expect(_JSON)
             return answer.read(_PAGE_BYTES)
 
+    def server_clock(self, path: str) -> datetime | None:
+        """What the server's clock says, by the Date of its answer: unsigned, good for advice only."""
+        with self._open("GET", path, Cancellation()) as answer:
+            try:
+                said = parsedate_to_datetime(answer.header("Date"))
+            except ValueError:
+                return None
+            # HTTP knows one zone, also where it is not written.
+            return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+
     def pieces(self, path: str, *, cancel: Cancellation) -> Iterator[bytes]:
         """A file in pieces, without an end of its own: the caller keeps the limit.
 
@@ -95,7 +107,7 @@ class HttpTransport:
         part = _Part(to, size, is_exact)
         if part.has == size:
             return
-        with self._open("GET", path, cancel, part.resuming()) as answer:
+        with self._open("GET", path, cancel, part.resuming(), is_resumable=True) as answer:
             if answer.status == 416:
                 part.discard()
                 raise Unreachable(
@@ -131,17 +143,15 @@ class HttpTransport:
                 "Upload-Length": str(size),
                 "Upload-Digest": show(digest),
             }
-            with self._open("PATCH", path, cancel, headers, rest if len(rest) else b"") as answer:
-                answer.raise_refusal()
+            body = rest if len(rest) else b""
+            with self._open("PATCH", path, cancel, headers, body, is_resumable=True) as answer:
+                standing = _standing(answer)
+        if not standing.complete:
+            raise Unreachable(f"the project says it has {standing.received} of {size} bytes")
 
     def _received(self, path: str, headers: Mapping[str, str], cancel: Cancellation) -> _Upload:
         with self._open("GET", path, cancel, headers) as answer:
-            answer.raise_refusal()
-            answer.expect(_JSON)
-            try:
-                return msgspec.json.decode(answer.read(_PAGE_BYTES), type=_Upload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise Unreachable(f"{path}: not an upload's state") from None
+            return _standing(answer)
 
     def _open(
         self,
@@ -150,6 +160,8 @@ class HttpTransport:
         cancel: Cancellation,
         headers: Mapping[str, str] | None = None,
         body: bytes | Sending | None = None,
+        *,
+        is_resumable: bool = False,
     ) -> Exchange:
         return Exchange(
             method,
@@ -159,6 +171,7 @@ class HttpTransport:
             headers={"User-Agent": self._user_agent, **(headers or {})},
             body=body,
             through_proxies=self._through_proxies,
+            is_resumable=is_resumable,
             traffic=self._traffic,
         )
 
@@ -222,6 +235,16 @@ class _Part:
             self.discard()
             raise Unreachable(f"{self._path.name}: another part came than was asked for")
         return self.has
+
+
+def _standing(answer: Exchange) -> _Upload:
+    """How far an upload is; nothing else in its place counts, such as a captive portal's page."""
+    answer.raise_refusal()
+    answer.expect(_JSON)
+    try:
+        return msgspec.json.decode(answer.read(_PAGE_BYTES), type=_Upload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unreachable("what came is not an upload's state") from None
 
 
 def check_base_url(text: str) -> str:

@@ -6,16 +6,17 @@ from TUF, through the driver. Reads no file and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from tesla_at_home.agent.books import Facts
 from tesla_at_home.agent.events import Need
+from tesla_at_home.agent.words import one_line
 from workunits.errors import ContractError, LimitExceeded
-from workunits.program import step_count
+from workunits.program import check_size, step_count
 from workunits.trust import digests, envelope, roles
 from workunits.trust.roles import Answer
-from workunits.values import Digest, Milliseconds
+from workunits.values import Digest, LeaseId, Milliseconds
 from workunits.wire import codec, limits
 from workunits.wire.messages import Envelope, Lease, Manifest, Project, Reply, Unit
 
@@ -28,8 +29,17 @@ class Accepted:
     files: tuple[tuple[Need, bytes], ...]
 
 
-def read_answer(raw: bytes, project: Project, request: Digest, now: Milliseconds) -> Accepted:
-    """The project's answer to the request with digest `request`.
+def read_answer(
+    raw: bytes,
+    project: Project,
+    request: Digest,
+    now: Milliseconds,
+    holding: Collection[LeaseId] = (),
+) -> Accepted:
+    """The project's answer to the request with digest `request`, made with the leases `holding`.
+
+    Of a lease that is not new, or that is one too many, nothing is kept: no unit would ever let go
+    of it. What is then missing after all comes as a blob.
 
     Raises:
         ContractError: not one, or not signed by who may sign it, or an answer to something else.
@@ -40,7 +50,7 @@ def read_answer(raw: bytes, project: Project, request: Digest, now: Milliseconds
         return Accepted(answer, ())
     manifests = envelope.by_digest(message, digests.of_manifest)
     inputs = envelope.by_digest(message, digests.of_tensors)
-    wanted = [need for offer in answer.leases for need in _carried_for(offer)]
+    wanted = [need for offer in _new(answer.leases, holding) for need in _carried_for(offer)]
     found = {"manifest": manifests, "input": inputs}
     return Accepted(
         answer,
@@ -50,6 +60,14 @@ def read_answer(raw: bytes, project: Project, request: Digest, now: Milliseconds
             if need.digest in found[need.kind]
         ),
     )
+
+
+def _new(offers: Iterable[Lease], holding: Collection[LeaseId]) -> list[Lease]:
+    by_lease: dict[LeaseId, Lease] = {}
+    for offer in offers:
+        if offer.lease not in holding:
+            by_lease.setdefault(offer.lease, offer)
+    return list(by_lease.values())[: limits.HOLDING - len(holding)]
 
 
 def manifest_of(offer: Lease) -> Need:
@@ -76,7 +94,7 @@ def prove(
     program = manifest.program
     if model_size(program.model) != manifest.model_bytes:
         raise LimitExceeded("the model's size in the manifest is not that of its TUF target")
-    facts = _facts(unit, manifest)
+    facts = _facts(unit, manifest, check_size(program, unit.rows))
     return facts, files_of(facts)
 
 
@@ -86,7 +104,7 @@ def open_manifest(raw: bytes) -> Manifest:
     return codec.unpack(sealed.payload, Manifest, most=limits.PAYLOAD_BYTES)
 
 
-def _facts(unit: Unit, manifest: Manifest) -> Facts:
+def _facts(unit: Unit, manifest: Manifest, output_bytes: int) -> Facts:
     program = manifest.program
     return Facts(
         batch=unit.batch,
@@ -96,8 +114,9 @@ def _facts(unit: Unit, manifest: Manifest) -> Facts:
         kflop=unit.rows * program.kflop_per_row,
         model=program.model,
         model_bytes=manifest.model_bytes,
-        model_name=manifest.model_name,
+        model_name=one_line(manifest.model_name),
         inputs=unit.inputs,
+        output_bytes=output_bytes,
     )
 
 

@@ -33,6 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     model_bytes: int
     model_name: str
     inputs: tuple[InputPart, ...]
+    output_bytes: int = 0  # of all its rows
 
 
 class HeldUnit(Struct, frozen=True, kw_only=True):
@@ -69,6 +70,7 @@ class SavedRequest(Struct, frozen=True, kw_only=True):
     digest: Digest
     reports: tuple[LeaseId, ...]
     wished: int = 0  # units that were asked for
+    holding: tuple[LeaseId, ...] = ()  # all leases in hand when it was made
 
 
 class Talk(Struct, frozen=True, kw_only=True):

@@ -48,6 +48,14 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """Remove the files of all units but these: what a kill left behind."""
+
+    leases: frozenset[LeaseId]
+    inputs: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True)
 class Fetch:
     need: Need
 
@@ -114,6 +122,7 @@ Command = (
     | KillChild
     | RunUnit
     | Prove
+    | Sweep
     | Fetch
     | Recheck
     | Upload

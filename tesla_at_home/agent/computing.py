@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from tesla_at_home.agent import patience
+from tesla_at_home.agent.books import HeldUnit
 from tesla_at_home.agent.commands import ContinueChild, Count, KillChild, RunUnit, StopChild
 from tesla_at_home.agent.events import (
     ChildGone,
@@ -18,15 +20,25 @@ from tesla_at_home.agent.events import (
     UnitFailed,
     UnitStarted,
 )
-from tesla_at_home.agent.state import Child, State
+from tesla_at_home.agent.state import Child, State, Tries
 from tesla_at_home.policy.budget import learn
 from workunits.errors import SpoolDamaged
 from workunits.values import LeaseId
 from workunits.wire import limits
 from workunits.wire.messages import Runtime
 
-# A model that kills its process every time would else be started for ever.
-CRASHES_AT_MOST: Final = 3
+# A process killed from outside says little of its unit: it is the first that the kernel ends when
+# memory is short, whoever took it. Three times without a step between them is no accident any more,
+# but no fault of the unit either: another vehicle may have it, and this one again.
+KILLS_AT_MOST: Final = 3
+# A computer that cannot start the process now is left alone for a while: nothing is the unit's fault.
+START_FIRST_S: Final = 60.0
+START_MOST_S: Final = 3600.0
+# What one look counts of the time since the last one. The driver looks at least so often, so more is
+# a computer that slept.
+LOOK_S: Final = 30.0
+# One slow core with kernels that nobody tuned; a step may take what its model costs on it.
+SLOWEST_KFLOP_S: Final = 200_000.0
 
 
 def gate_moved(state: State, was_open: bool) -> None:
@@ -65,6 +77,7 @@ def _open(state: State) -> None:
 
 def advance(state: State) -> None:
     """Begin the next unit, or end a process that was not needed for long enough."""
+    _end_silent(state)
     unit = state.in_child()
     if unit is None and state.gate.is_open:
         _begin_next(state)
@@ -73,7 +86,7 @@ def advance(state: State) -> None:
 
 def _begin_next(state: State) -> None:
     ready = state.in_order(("ready",))
-    if not ready:
+    if not ready or not state.is_due(state.starting.retry_s):
         return
     unit = ready[0]
     assert unit.facts is not None
@@ -83,7 +96,27 @@ def _begin_next(state: State) -> None:
     state.child.idle_since_s = None
     state.progress, state.compute_ms = unit.steps_done, unit.compute_ms
     state.written_s = state.now.boot_s
+    state.silent_s = state.rest_s = 0.0
     state.command(RunUnit(unit.lease))
+
+
+def _end_silent(state: State) -> None:
+    """End a step that does not end. The time in which it is stopped, or the computer sleeps, is its own."""
+    passed_s, state.looked_s = state.now.boot_s - state.looked_s, state.now.boot_s
+    unit = state.in_child()
+    if unit is None or unit.state != "computing":
+        return
+    state.silent_s += min(passed_s, LOOK_S)
+    most_s = _longest_step_s(state, unit)
+    if state.silent_s > most_s + state.rest_s:
+        detail = f"one step took longer than {most_s:.0f} s (work.longest_step_s)"
+        _fail(state, unit.lease, "step_too_long", detail)
+
+
+def _longest_step_s(state: State, unit: HeldUnit) -> float:
+    assert unit.facts is not None
+    kflop = unit.facts.kflop / max(1, unit.facts.steps)
+    return max(state.settings.work.longest_step_s, kflop / SLOWEST_KFLOP_S)
 
 
 def _end_unneeded(state: State) -> None:
@@ -129,6 +162,8 @@ def on_tick(state: State, event: Tick) -> None:
 
 def on_ready(state: State, event: ChildReady) -> None:
     if state.child is not None and is_in_child(state, event.lease):
+        state.silent_s = 0.0
+        state.starting = Tries()
         state.child.runtime = Runtime(
             onnxruntime=event.onnxruntime,
             provider=event.provider,
@@ -154,6 +189,8 @@ def on_step(state: State, event: StepDone) -> None:
         return
     state.progress = event.step + 1
     state.compute_ms += event.took_ms
+    state.silent_s = 0.0
+    state.rest_s = event.took_ms / 1000 * (100.0 / state.settings.limits.duty - 1.0)
     state.steps_counted += 1
     state.command(Count(state.steps_counted, state.units_counted))
     if state.now.boot_s - state.written_s >= state.settings.work.checkpoint_s:
@@ -179,6 +216,7 @@ def on_done(state: State, event: UnitDone) -> None:
     took_s = state.compute_ms / 1000 * 100.0 / state.settings.limits.duty
     state.change_books(seconds_per_unit=learn(state.books.seconds_per_unit, took_s))
     state.note("unit_computed", f"computed in {took_s:.1f} s", lease=event.lease)
+    patience.was_of_use(state)
     state.units_counted += 1
     state.command(Count(state.steps_counted, state.units_counted))
 
@@ -188,29 +226,43 @@ def on_failed(state: State, event: UnitFailed) -> None:
         return
     if event.code == SpoolDamaged.code:
         # Not the unit's fault: it is set aside when the unit begins again.
-        _crash(state, event.lease, event.detail)
+        _begin_again(state, event.lease, "disk_damaged", event.detail)
         return
     _fail(state, event.lease, event.code, event.detail)
 
 
 def on_gone(state: State, event: ChildGone) -> None:
+    """A unit that ends its process has failed; one whose process was ended has not, or not yet."""
     unit = state.in_child()
     state.child = None
-    if unit is not None:
-        _crash(state, unit.lease, f"the computing process {event.detail}")
-
-
-def _crash(state: State, lease: LeaseId, detail: str) -> None:
-    unit = state.units[lease]
-    # Only more steps than ever before are progress, so that even endless crashes come to an end.
-    crashes = 1 if state.progress > unit.crashed_at else unit.crashes + 1
-    state.edit(lease, crashed_at=max(unit.crashed_at, state.progress))
-    if crashes >= CRASHES_AT_MOST:
-        state.edit(lease, crashes=crashes)
-        _fail(state, lease, "child_crashed", detail)
+    detail = f"the computing process {event.detail}"
+    if unit is None:
         return
+    if event.cause == "crashed":
+        _fail(state, unit.lease, "child_crashed", detail)
+    elif event.cause == "killed":
+        _begin_again(state, unit.lease, "child_killed", detail)
+    else:
+        state.starting.failed(state.now, first_s=START_FIRST_S, most_s=START_MOST_S)
+        state.change_books(fault=f"{detail}; `tesla-at-home doctor` says what to do")
+        _interrupt(state, unit.lease, detail)
+
+
+def _begin_again(state: State, lease: LeaseId, code: str, detail: str) -> None:
+    unit = state.units[lease]
+    # Only more steps than ever before are progress, so that even endless kills come to an end.
+    crashes = 1 if state.progress > unit.crashed_at else unit.crashes + 1
+    state.edit(lease, crashed_at=max(unit.crashed_at, state.progress), crashes=crashes)
+    if crashes >= KILLS_AT_MOST:
+        give_back(state, lease, code, detail)
+        patience.came_to_nothing(state)
+    else:
+        _interrupt(state, lease, detail)
+
+
+def _interrupt(state: State, lease: LeaseId, detail: str) -> None:
     take_out(state, lease, detail)
-    state.move(lease, "child_gone", detail, crashes=crashes)
+    state.move(lease, "child_gone", detail)
     state.note("unit_interrupted", detail, lease=lease, reason="child_crashed")
 
 
@@ -220,6 +272,14 @@ def _fail(state: State, lease: LeaseId, code: str, detail: str) -> None:
         lease, "failed", detail, outcome="failed", code=code, detail=detail[: limits.TEXT_CHARS]
     )
     state.note("unit_failed", detail, lease=lease, reason=code)
+    patience.came_to_nothing(state)
+
+
+def give_back(state: State, lease: LeaseId, code: str, why: str) -> None:
+    """The unit is not to be computed here: the next request returns it."""
+    why = why[: limits.TEXT_CHARS]
+    take_out(state, lease, why)
+    state.move(lease, "returned", why, outcome="returned", code=code, detail=why)
 
 
 def is_in_child(state: State, lease: LeaseId) -> bool:

@@ -80,12 +80,13 @@ class Consented:
 class ProjectSeen:
     """The project's metadata were looked at; `fault`: they could not be brought up to date.
 
-    `was_cancelled`: from this side; what is held counts.
+    `was_cancelled`: from this side; what is held counts. From `until_ms` on what is held is stale.
     """
 
     is_fresh: bool
     fault: str | None = None
     was_cancelled: bool = False
+    until_ms: Milliseconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,15 @@ class EnrolledAgain:
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """The unit proves into a manifest that a batch key signed, and its model is a TUF target."""
+    """The unit proves into a manifest that a batch key signed, and its model is a TUF target.
+
+    `most_bytes`: of this disk, what all units in hand may take.
+    """
 
     lease: LeaseId
     facts: Facts
     missing: tuple[Need, ...]
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,7 @@ class FetchFailed:
     detail: str
     was_cancelled: bool = False
     is_absent: bool = False
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,7 @@ class UploadFailed:
     lease: LeaseId
     detail: str
     was_cancelled: bool = False
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +244,14 @@ class UnitFailed:
 
 @dataclass(frozen=True, slots=True)
 class ChildGone:
-    """The child ended, of itself or because it was killed."""
+    """The child ended without having been told to.
+
+    crashed: by what it computed. killed: from outside, by the kernel for want of memory or by a
+    person. not_started: before it could compute anything, so whatever it was given.
+    """
 
     detail: str
+    cause: Literal["crashed", "killed", "not_started"] = "killed"
 
 
 Event = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tesla_at_home.agent import hearing, holding
+from tesla_at_home.agent import computing, holding, patience, room
 from tesla_at_home.agent.commands import CancelTransfers, Fetch, Prove, Upload
 from tesla_at_home.agent.events import (
     Fetched,
@@ -37,6 +37,11 @@ def link_moved(state: State, was_ours: bool) -> None:
 def on_proved(state: State, event: Proved) -> None:
     unit = state.units.get(event.lease)
     if unit is None or unit.state != "leased":
+        return
+    wanted = room.disk_bytes([*state.facts_in_use(), event.facts])
+    if event.most_bytes is not None and wanted > event.most_bytes:
+        detail = f"would take {wanted} bytes of this disk, more than limits.disk allows"
+        holding.refuse(state, event.lease, "disk_full", detail)
         return
     state.move(event.lease, "proved", "proves into its manifest", facts=event.facts)
     if event.missing:
@@ -80,18 +85,19 @@ def on_fetch_failed(state: State, event: FetchFailed) -> None:
         return
     state.change_books(fault=f"a file could not be fetched: {event.detail}")
     tries = state.down.setdefault(event.need, Tries())
-    _failed(state, tries)
+    state.transfer_failed(tries, event.retry_after_s or 0)
     tries.absent += event.is_absent
     if tries.absent < ABSENT_AT_MOST:
         return
     for lease in leases:
-        holding.give_back(state, lease, "file_missing", f"the project lacks a file: {event.detail}")
+        computing.give_back(
+            state, lease, "file_missing", f"the project lacks a file: {event.detail}"
+        )
     # A project that hands out what cannot be computed is asked less and less.
-    hearing.no_work(state)
+    patience.came_to_nothing(state)
 
 
 def on_uploaded(state: State, event: Uploaded) -> None:
-    state.up.pop(event.lease, None)
     if _is_uploading(state, event.lease):
         state.move(event.lease, "uploaded", "the project has the output")
 
@@ -101,7 +107,7 @@ def on_upload_failed(state: State, event: UploadFailed) -> None:
         return
     state.move(event.lease, "upload_ended", event.detail)
     if not event.was_cancelled:
-        _failed(state, state.up.setdefault(event.lease, Tries()))
+        state.upload_failed(event.lease, event.retry_after_s or 0)
         state.change_books(fault=f"an output could not be sent: {event.detail}")
 
 
@@ -148,11 +154,6 @@ def _upload_next(state: State) -> None:
             state.move(unit.lease, "upload_started", "goes up")
             state.command(Upload(unit.lease))
             return
-
-
-def _failed(state: State, tries: Tries) -> None:
-    network = state.settings.network
-    tries.failed(state.now, first_s=network.transfer_first_s, most_s=network.transfer_most_s)
 
 
 def _is_uploading(state: State, lease: LeaseId) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from tesla_at_home.agent import holding
+from tesla_at_home.agent import holding, patience
 from tesla_at_home.agent.books import SavedRequest, Talk
 from tesla_at_home.agent.commands import Prove
 from tesla_at_home.agent.events import (
@@ -22,7 +22,7 @@ from tesla_at_home.agent.events import (
 )
 from tesla_at_home.agent.state import State, Tries
 from tesla_at_home.policy.backoff import delay_s
-from workunits.values import SessionId
+from workunits.values import LeaseId, SessionId
 from workunits.wire import limits
 from workunits.wire.messages import (
     PROTOCOL_VERSION,
@@ -34,6 +34,8 @@ from workunits.wire.messages import (
 
 # Two unsigned refusals may be a broken proxy; the third time it is about what we say.
 REFUSED_AT_MOST: Final = 3
+# Who refused it unsigned may have been a proxy, or a server that was mended since.
+TRY_AGAIN_MS: Final = 86_400_000
 # The project's metadata are signed anew within a day; a key that is withdrawn counts within this.
 LOOK_AGAIN_S: Final = 3600.0
 
@@ -41,6 +43,7 @@ LOOK_AGAIN_S: Final = 3600.0
 def on_project(state: State, event: ProjectSeen) -> None:
     state.errand = None
     state.is_project_fresh = event.is_fresh
+    state.vouched_until_ms = event.until_ms
     if event.fault is not None:
         state.change_books(fault=event.fault)
     if event.was_cancelled:
@@ -75,7 +78,7 @@ def on_answered(state: State, event: Answered) -> None:
     now = state.now
     state.change_books(
         signed=state.books.signed.heard(
-            event.answer.server_time,
+            state.vouched(event.answer.server_time),
             wall_ms=now.wall_ms,
             boot_s=now.boot_s,
             boot_id=now.boot_id,
@@ -104,10 +107,10 @@ def _on_reply(state: State, reply: Reply) -> None:
     answered = replace(answered, refused_code=None, refused_times=0, is_renewed=False)
     state.put_talk("replied", answered)
     state.change_books(notice=reply.notice)
-    state.resyncs = 0
+    state.renewals = 0
     # Leases first: what they share with a unit that is now forgotten stays on disk.
     most = limits.HOLDING if talk.is_renewed else saved.wished
-    holding.take_leases(state, reply.leases, reply.server_time, most)
+    has_work = holding.take_leases(state, reply.leases, reply.server_time, most)
     for receipt in reply.receipts:
         if receipt.lease in saved.reports:
             holding.take_receipt(state, receipt)
@@ -115,39 +118,39 @@ def _on_reply(state: State, reply: Reply) -> None:
         holding.take_verdict(state, verdict)
     for abort in reply.aborts:
         holding.take_abort(state, abort)
-    left = tuple(lease for lease in talk.alone if lease in state.units)
-    state.change_books(talk=replace(state.books.talk, alone=left))
-    _plan(state, reply, saved)
+    if talk.is_renewed:
+        holding.sweep(state)
+    left = [lease for lease in talk.alone if lease in state.units]
+    state.change_books(talk=replace(state.books.talk, alone=(*left, *_tried_again(state))))
+    _plan(state, reply, saved, has_work)
 
 
-def _plan(state: State, reply: Reply, saved: SavedRequest) -> None:
+def _tried_again(state: State) -> list[LeaseId]:
+    """Reports that were set aside a day ago: each alone, so that it can spoil no other."""
+    now_ms = state.now.wall_ms
+    found = [u for u in state.units.values() if u.state == "quarantined"]
+    leases = sorted(u.lease for u in found if abs(now_ms - u.settled_ms) >= TRY_AGAIN_MS)
+    for lease in leases:
+        state.move(lease, "tried_again", "reported once more")
+    return leases
+
+
+def _plan(state: State, reply: Reply, saved: SavedRequest, has_work: bool) -> None:
     """When to speak next."""
     now_s = state.now.boot_s
     network = state.settings.network
     state.wait_until_s = now_s + reply.wait_s
-    state.report_at_s = now_s + network.min_wait_s
+    state.quiet_until_s = now_s + network.min_wait_s
+    state.report_at_s = max(state.quiet_until_s, patience.report_again_s(state, saved, reply))
     if not saved.wished:
         return
     state.had_no_work = not reply.leases
-    if reply.leases:
-        state.replies_without_work = 0
+    if has_work:
+        patience.some_work(state)
         state.work_at_s = now_s + max(reply.wait_s, network.min_wait_s)
     else:
-        no_work(state, at_least_s=reply.wait_s)
+        patience.no_work(state, at_least_s=reply.wait_s)
     state.change_books(next_contact_ms=int(state.now.wall_ms + (state.work_at_s - now_s) * 1000))
-
-
-def no_work(state: State, at_least_s: float = 0.0) -> None:
-    """Wait longer each time before work is asked for again."""
-    network = state.settings.network
-    state.replies_without_work += 1
-    wait_s = delay_s(
-        state.replies_without_work,
-        first_s=network.no_work_first_s,
-        most_s=network.no_work_most_s,
-        draw=state.now.draw,
-    )
-    state.work_at_s = state.now.boot_s + max(at_least_s, wait_s, network.min_wait_s)
 
 
 def _on_resync(state: State, resync: Resync) -> None:
@@ -155,10 +158,7 @@ def _on_resync(state: State, resync: Resync) -> None:
     talk = Talk(session=session, epoch=resync.epoch, nonce=resync.nonce, is_renewed=True)
     state.put_talk("resync", replace(talk, state="sending"))
     state.note("resync", "the project asked to start a new session")
-    state.resyncs += 1
-    if state.resyncs > 1:
-        # Two sides that never agree must not spin.
-        _back_off(state, state.resyncs - 1)
+    _renew(state)
 
 
 def _on_unknown(state: State) -> None:
@@ -166,13 +166,26 @@ def _on_unknown(state: State) -> None:
     talk = Talk(session=session, epoch=state.books.talk.epoch, state="sending")
     state.put_talk("unknown_vehicle", talk)
     state.note("unknown_vehicle", "the project does not know this vehicle any more; joining again")
+    _renew(state)
+
+
+def _renew(state: State) -> None:
+    """One more new session: two sides that never agree must not spin."""
+    state.renewals += 1
+    if state.renewals > 1:
+        _back_off(state, state.renewals - 1)
 
 
 def _on_upgrade(state: State, answer: UpgradeRequired) -> None:
     state.put_talk("upgrade_required", replace(state.books.talk, saved=None))
+    remedy = (
+        "update tesla-at-home; what was computed is kept"
+        if answer.newest >= PROTOCOL_VERSION
+        else "the project must be updated, or an older tesla-at-home installed"
+    )
     fault = (
         f"the project speaks protocol {answer.oldest} to {answer.newest}, this client "
-        f"{PROTOCOL_VERSION}: update tesla-at-home"
+        f"{PROTOCOL_VERSION}: {remedy}"
     )
     state.change_books(fault=fault)
     state.exchange.retry_s = state.now.boot_s + state.settings.network.no_work_most_s
@@ -247,9 +260,10 @@ def _back_off(state: State, failures: int, at_least_s: float = 0.0) -> None:
         first_s=network.backoff_first_s,
         most_s=network.backoff_most_s,
         draw=state.now.draw,
+        at_least_s=at_least_s,
     )
     state.exchange.failures = failures
-    state.exchange.retry_s = state.now.boot_s + max(wait_s, at_least_s)
+    state.exchange.retry_s = state.now.boot_s + wait_s
     state.change_books(
         next_contact_ms=int(state.now.wall_ms + (state.exchange.retry_s - state.now.boot_s) * 1000)
     )

@@ -10,9 +10,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from tesla_at_home.agent import computing
+from tesla_at_home.agent import computing, patience
+from tesla_at_home.agent.acceptance import inputs_of
 from tesla_at_home.agent.books import HeldUnit, Totals
-from tesla_at_home.agent.commands import Prove
+from tesla_at_home.agent.commands import Prove, Sweep
 from tesla_at_home.agent.events import OfferRefused
 from tesla_at_home.agent.state import State
 from tesla_at_home.agent.tables import IN_CHILD, PENDING
@@ -31,23 +32,49 @@ def restart(state: State) -> None:
         state.command(Prove(unit.lease))
     for unit in state.in_order(("uploading",)):
         state.move(unit.lease, "restarted", "the agent started")
+    if not state.books.talk.is_renewed:
+        sweep(state)
+
+
+def sweep(state: State) -> None:
+    """Remove files of units that are not held; in a new session not before the project has said
+    what is."""
+    inputs = {digest for unit in state.units.values() for digest in inputs_of(unit.offer)}
+    state.command(Sweep(frozenset(state.units), frozenset(inputs)))
 
 
 def take_leases(
     state: State, offers: Sequence[Lease], server_time: Milliseconds, most: int
-) -> None:
+) -> bool:
     """Leases in a reply: at most `most` new ones are kept, others go back at once.
 
-    One in hand that was sent again gets its new time. What goes past `limits.HOLDING` cannot even be
-    spoken of; the project takes such a lease back when its time is over.
+    Says whether one of them is new and can be begun.
+
+    One in hand that was sent again gets its new time, but never another unit (PROTOCOL 8.5). What goes
+    past `limits.HOLDING` cannot even be spoken of; the project takes such a lease back when its time
+    is over. A server whose clock is ahead of what is believed here gives no longer leases for it.
     """
+    from_ms = min(server_time, state.lease_now())
+    before = frozenset(state.units)
     for offer in offers:
-        deadline_ms = Milliseconds(server_time + offer.duration_s * 1000)
-        if offer.lease in state.units:
-            state.edit(offer.lease, deadline_ms=deadline_ms)
+        deadline_ms = Milliseconds(from_ms + offer.duration_s * 1000)
+        held = state.units.get(offer.lease)
+        if held is not None:
+            if _is_same(held.offer, offer):
+                state.edit(offer.lease, deadline_ms=deadline_ms)
         elif len(state.units) < limits.HOLDING:
             _take(state, offer, deadline_ms, is_wanted=most > 0)
             most -= 1
+    return any(_can_begin(state, lease) for lease in state.units.keys() - before)
+
+
+def _is_same(held: Lease, offer: Lease) -> bool:
+    return (held.unit, held.manifest) == (offer.unit, offer.manifest)
+
+
+def _can_begin(state: State, lease: LeaseId) -> bool:
+    unit = state.units[lease]
+    return unit.outcome is None and state.lease_now() < unit.deadline_ms
 
 
 def _take(state: State, offer: Lease, deadline_ms: Milliseconds, is_wanted: bool) -> None:
@@ -56,7 +83,9 @@ def _take(state: State, offer: Lease, deadline_ms: Milliseconds, is_wanted: bool
     if is_wanted:
         state.command(Prove(offer.lease))
     else:
-        give_back(state, offer.lease, "not_asked_for", "the vehicle did not ask for so much")
+        computing.give_back(
+            state, offer.lease, patience.NOT_ASKED_FOR, "the vehicle did not ask for so much"
+        )
 
 
 def on_refused(state: State, event: OfferRefused) -> None:
@@ -70,10 +99,16 @@ def on_refused(state: State, event: OfferRefused) -> None:
     if event.code in _MAY_BE_NEWS and event.lease not in state.looked_for:
         state.unproved.add(event.lease)
         return
-    detail = event.detail[: limits.TEXT_CHARS]
-    state.move(event.lease, "refused", detail, outcome="returned", code=event.code, detail=detail)
-    state.note("lease_refused", detail, lease=event.lease, reason=event.code)
+    refuse(state, event.lease, event.code, event.detail)
+
+
+def refuse(state: State, lease: LeaseId, code: str, why: str) -> None:
+    """Return a lease that is not to be begun, and tell the owner."""
+    detail = why[: limits.TEXT_CHARS]
+    state.move(lease, "refused", detail, outcome="returned", code=code, detail=detail)
+    state.note("lease_refused", detail, lease=lease, reason=code)
     state.change_books(fault=f"a lease was refused: {detail}")
+    patience.came_to_nothing(state)
 
 
 def take_receipt(state: State, receipt: Receipt) -> None:
@@ -84,6 +119,8 @@ def take_receipt(state: State, receipt: Receipt) -> None:
     if receipt.outcome == "again":
         if unit.state == "to_report" and unit.outcome == "done":
             state.move(receipt.lease, "payload_missing", "the project lacks the payload")
+            # Sent once more, but not for ever as fast as the link allows.
+            state.upload_failed(receipt.lease)
         return
     said = receipt.detail or receipt.code or receipt.outcome
     _count(state, unit)
@@ -112,7 +149,10 @@ def take_verdict(state: State, verdict: Verdict) -> None:
     totals: Totals = state.books.totals
     if verdict.verdict == "valid":
         totals = replace(
-            totals, units_valid=totals.units_valid + 1, kflop=totals.kflop + verdict.kflop
+            totals,
+            units_valid=totals.units_valid + 1,
+            # A project may claim any number; one past all limits could not be written down.
+            kflop=min(totals.kflop + verdict.kflop, limits.INTEGER),
         )
     elif verdict.verdict == "invalid":
         totals = replace(totals, units_invalid=totals.units_invalid + 1)
@@ -138,26 +178,21 @@ def give_back_late(state: State) -> None:
     for unit in state.in_order((*PENDING, "computed")):
         _wake_at_deadline(state, unit, now_ms)
         if now_ms >= unit.deadline_ms:
-            give_back(state, unit.lease, "deadline", "its time is over")
+            computing.give_back(state, unit.lease, "deadline", "its time is over")
             continue
         if unit.state == "computed":
             continue
         ahead_ms += per_unit_ms
         # What was begun is finished: a late result is still taken for a while.
         if unit.state not in IN_CHILD and now_ms + ahead_ms > unit.deadline_ms:
-            give_back(state, unit.lease, "deadline", "cannot be computed in the time left")
+            computing.give_back(
+                state, unit.lease, "deadline", "cannot be computed in the time left"
+            )
             ahead_ms -= per_unit_ms
 
 
 def _wake_at_deadline(state: State, unit: HeldUnit, now_ms: Milliseconds) -> None:
     state.is_due(state.now.boot_s + max(0, unit.deadline_ms - now_ms) / 1000)
-
-
-def give_back(state: State, lease: LeaseId, code: str, why: str) -> None:
-    """The unit is not to be computed here: the next request returns it."""
-    why = why[: limits.TEXT_CHARS]
-    computing.take_out(state, lease, why)
-    state.move(lease, "returned", why, outcome="returned", code=code, detail=why)
 
 
 def report(unit: HeldUnit) -> Report:

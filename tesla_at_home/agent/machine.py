@@ -76,9 +76,6 @@ class Machine:
         state.now = now
         state.wakes.clear()
         _HANDLERS[type(event)](state, event)
-        if isinstance(event, OfferRefused) and event.lease not in state.unproved:
-            # A project that hands out what does not check out is asked less and less.
-            hearing.no_work(state)
         _advance(state)
         commands, state.commands = state.commands, []
         return commands
@@ -112,7 +109,7 @@ class Machine:
         state = self.state
         is_empty = all(unit.state == "quarantined" for unit in state.units.values())
         talk = state.books.talk
-        is_quiet = talk.state == "idle" and talk.nonce is None
+        is_quiet = talk.state == "idle" and talk.nonce is None and not talk.is_renewed
         return is_empty and is_quiet and (state.had_no_work or state.books.is_finishing)
 
     def check_invariants(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tesla_at_home.agent import acceptance, computing, hearing, holding
+from tesla_at_home.agent import acceptance, computing, patience
 from tesla_at_home.agent.books import HeldUnit
 from tesla_at_home.agent.commands import Prove, Recheck
 from tesla_at_home.agent.events import OutputLost, Rechecked, UnitFailed
@@ -25,9 +25,9 @@ _DAMAGED: Final = frozenset({BadDigest.code, FILE_MISSING})
 def on_failed(state: State, event: UnitFailed) -> None:
     """A failure that names a local file is mended; any other is the unit's, but for a full disk."""
     if event.code == DISK_FULL and computing.is_in_child(state, event.lease):
-        holding.give_back(state, event.lease, event.code, event.detail)
+        computing.give_back(state, event.lease, event.code, event.detail)
         state.change_books(fault=f"{event.detail}; make room on this disk")
-        hearing.no_work(state)
+        patience.came_to_nothing(state)
         return
     if event.code not in _DAMAGED or not computing.is_in_child(state, event.lease):
         computing.on_failed(state, event)
@@ -84,5 +84,5 @@ def on_output_lost(state: State, event: OutputLost) -> None:
 def _is_hopeless(state: State, unit: HeldUnit, detail: str) -> bool:
     if unit.mended < MENDS_AT_MOST:
         return False
-    holding.give_back(state, unit.lease, "disk_damaged", detail)
+    computing.give_back(state, unit.lease, "disk_damaged", detail)
     return True

@@ -26,6 +26,7 @@ from tesla_at_home.agent.tables import (
     next_unit,
 )
 from tesla_at_home.agent.view import Entry
+from tesla_at_home.agent.words import one_line
 from tesla_at_home.policy.backoff import delay_s
 from tesla_at_home.policy.budget import Used
 from tesla_at_home.policy.deadlines import SignedTime, lease_now, trusted_now
@@ -63,10 +64,12 @@ class Tries:
     retry_s: float = 0.0
     absent: int = 0  # how often the project said that it does not have it
 
-    def failed(self, now: Now, *, first_s: float, most_s: float) -> None:
-        """Once more: wait longer."""
+    def failed(self, now: Now, *, first_s: float, most_s: float, at_least_s: float = 0.0) -> None:
+        """Once more: wait longer, and no less than the project asked for."""
         self.failures += 1
-        wait_s = delay_s(self.failures, first_s=first_s, most_s=most_s, draw=now.draw)
+        wait_s = delay_s(
+            self.failures, first_s=first_s, most_s=most_s, draw=now.draw, at_least_s=at_least_s
+        )
         self.retry_s = now.boot_s + wait_s
 
 
@@ -128,14 +131,19 @@ class State:
     errand: Literal["look", "enrol"] | None = None  # under way in the exchange's lane
     is_project_fresh: bool = False
     project_seen_s: float | None = None
+    vouched_until_ms: Milliseconds | None = None  # when the metadata that are held become stale
     # Leases that did not check out, and wait for one look at metadata that may be newer.
     unproved: set[LeaseId] = field(default_factory=set)
     looked_for: set[LeaseId] = field(default_factory=set)
     wait_until_s: float = 0.0  # the project's own wish
+    quiet_until_s: float = 0.0  # nothing is said before
     report_at_s: float = 0.0
     work_at_s: float = 0.0
     replies_without_work: int = 0
-    resyncs: int = 0
+    nothing_after: Digest | None = None  # the request whose reply was of no use
+    senseless: int = 0  # replies in a row that made no sense
+    is_wary: bool = False  # no unit was computed since one came to nothing
+    renewals: int = 0  # sessions begun in a row without a reply between them
     had_no_work: bool = False  # said by the last reply to a request for work
     free_disk: int = 0
     cached_models: tuple[Digest, ...] = ()
@@ -145,6 +153,10 @@ class State:
     written_s: float = 0.0  # boot clock, when the progress of the unit in the child was last kept
     progress: int = 0  # steps of the unit in the child that are in the spool
     compute_ms: int = 0  # of the unit in the child
+    starting: Tries = field(default_factory=Tries)  # of a computing process that cannot be started
+    looked_s: float = 0.0  # boot clock, when the unit in the child was last looked at
+    silent_s: float = 0.0  # time in which it computed and said nothing
+    rest_s: float = 0.0  # how long it rests after its last step
     commands: list[Command] = field(default_factory=list)
     wakes: list[float] = field(default_factory=list)
     _entries: list[Entry] = field(default_factory=list)
@@ -161,6 +173,16 @@ class State:
     def lease_now(self) -> Milliseconds:
         now = self.now
         return lease_now(self.books.signed, now.wall_ms, now.boot_s, now.boot_id)
+
+    def vouched(self, server_time: Milliseconds) -> Milliseconds:
+        """As much of a signed time as the metadata vouch for (PROTOCOL 9.4).
+
+        Nothing but staleness follows from a later one, and that follows from this one too. So a
+        scheduler key that fell into wrong hands can withhold work, but not move the time for ever.
+        """
+        if self.vouched_until_ms is None:
+            return server_time
+        return min(server_time, self.vouched_until_ms)
 
     def is_due(self, at_s: float) -> bool:
         """Whether `at_s` has come; if not, the agent is woken then."""
@@ -184,7 +206,7 @@ class State:
         reason: str | None = None,
     ) -> None:
         """A line of the history."""
-        entry = Entry(self.now.wall_ms, kind, text, lease, first_step, reason)
+        entry = Entry(self.now.wall_ms, kind, one_line(text), lease, first_step, reason)
         self._entries.append(entry)
 
     def put_books(self, books: Books) -> None:
@@ -192,6 +214,10 @@ class State:
         self._books_changed = True
 
     def change_books(self, **fields: Unpack[BookFields]) -> None:
+        if (fault := fields.get("fault")) is not None:
+            fields["fault"] = one_line(fault)
+        if (notice := fields.get("notice")) is not None:
+            fields["notice"] = one_line(notice)
         self.put_books(replace(self.books, **fields))
 
     def put_talk(self, cause: TalkCause, talk: Talk) -> None:
@@ -208,7 +234,7 @@ class State:
         """Unit `lease` after `cause`, with a line for its story; dropped units are forgotten."""
         unit = self.units[lease]
         after = next_unit(unit.state, cause, unit.story)
-        told = f"{self.now.wall_ms} {unit.state} -> {after}: {line}"
+        told = f"{self.now.wall_ms} {unit.state} -> {after}: {one_line(line)}"
         story = (*unit.story, told)[-STORY_LINES:]
         self._changed.add(lease)
         if after != "leased":
@@ -227,6 +253,20 @@ class State:
         """Change a unit that stays in its state."""
         self.units[lease] = replace(self.units[lease], **fields)
         self._changed.add(lease)
+
+    def upload_failed(self, lease: LeaseId, at_least_s: float = 0.0) -> None:
+        """The output did not get there: wait longer before it goes up again."""
+        self.transfer_failed(self.up.setdefault(lease, Tries()), at_least_s)
+
+    def transfer_failed(self, tries: Tries, at_least_s: float = 0.0) -> None:
+        """A file did not get through, one way or the other."""
+        network = self.settings.network
+        tries.failed(
+            self.now,
+            first_s=network.transfer_first_s,
+            most_s=network.transfer_most_s,
+            at_least_s=at_least_s,
+        )
 
     def put_gate(self, gate: Gate) -> None:
         before = [(c.name, c.state) for c in self.gate.conditions]
@@ -269,6 +309,9 @@ class State:
 
     def manifests_in_use(self) -> frozenset[Digest]:
         return frozenset(unit.offer.manifest for unit in self.units.values())
+
+    def facts_in_use(self) -> list[Facts]:
+        return [unit.facts for unit in self.units.values() if unit.facts is not None]
 
     def _inputs_of_no_other(self, gone: HeldUnit) -> tuple[Digest, ...]:
         # From the offers, since a unit that is not proved yet may share an input too.

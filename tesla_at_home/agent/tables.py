@@ -13,7 +13,8 @@ from tesla_at_home.errors import TeslaAtHomeError
 # leased: granted, not yet proved. fetching: proved, files missing. ready: can be computed.
 # computing and stopped: in the child. computed: its output is a file that must go up first.
 # uploading: on its way. to_report: the next request speaks of it. quarantined: the project refused
-# the report three times; kept on disk for the owner. dropped: gone, with its files.
+# the report three times; kept on disk, told the owner, and tried again a day later. dropped: gone,
+# with its files.
 UnitState = Literal[
     "leased", "fetching", "ready", "computing", "stopped", "computed", "uploading", "to_report",
     "quarantined", "dropped",
@@ -21,7 +22,8 @@ UnitState = Literal[
 UnitCause = Literal[
     "proved", "refused", "complete", "started", "gate_closed", "gate_opened", "child_gone",
     "finished", "finished_large", "upload_started", "upload_ended", "uploaded", "failed", "returned",
-    "restarted", "receipted", "payload_missing", "aborted", "quarantined", "damaged", "output_lost",
+    "restarted", "receipted", "payload_missing", "aborted", "quarantined", "tried_again", "damaged",
+    "output_lost",
 ]  # fmt: skip
 
 UNIT: Final[dict[tuple[UnitState, UnitCause], UnitState]] = {
@@ -65,6 +67,7 @@ UNIT: Final[dict[tuple[UnitState, UnitCause], UnitState]] = {
     ("uploading", "restarted"): "computed",
     ("to_report", "receipted"): "dropped",
     ("quarantined", "receipted"): "dropped",
+    ("quarantined", "tried_again"): "to_report",
     ("to_report", "payload_missing"): "computed",
     ("to_report", "quarantined"): "quarantined",
     ("leased", "aborted"): "dropped",

@@ -42,7 +42,7 @@ def advance(state: State) -> None:
         return
     talk = state.books.talk
     has_to = talk.state != "idle" or _has_to_speak(state)
-    speaks = has_to and state.is_due(state.exchange.retry_s)
+    speaks = has_to and state.is_due(max(state.exchange.retry_s, state.quiet_until_s))
     if _is_look_due(state, speaks):
         state.errand = "look"
         state.command(LookAtProject())
@@ -67,9 +67,15 @@ def _has_to_speak(state: State) -> bool:
         return True
     if _reportable(state) and state.is_due(state.report_at_s):
         return True
-    if state.books.talk.nonce is not None and state.is_due(state.report_at_s):
+    if _is_new_session(state) and state.is_due(state.report_at_s):
         return True
     return _wants_work(state) or _is_contact_due(state)
+
+
+def _is_new_session(state: State) -> bool:
+    """What the project leased before it comes with the first reply."""
+    talk = state.books.talk
+    return talk.nonce is not None or talk.is_renewed
 
 
 def _asks_the_time(state: State) -> bool:
@@ -86,7 +92,8 @@ def _is_clock_in_doubt(state: State) -> bool:
 
 
 def _wants_work(state: State) -> bool:
-    return _may_take_work(state) and _ask(state).units > 0 and state.is_due(state.work_at_s)
+    at_s = max(state.work_at_s, state.wait_until_s)
+    return _may_take_work(state) and _ask(state).units > 0 and state.is_due(at_s)
 
 
 def _may_take_work(state: State) -> bool:
@@ -111,12 +118,15 @@ def _reportable(state: State) -> list[LeaseId]:
 
 def _ask(state: State) -> Ask:
     work = state.settings.work
+    pending = len(state.in_order(PENDING))
+    if state.is_wary and pending:
+        return Ask(0, 0)
     return ask(
-        len(state.in_order(PENDING)),
+        pending,
         state.books.seconds_per_unit,
         low_days=work.buffer_days,
         more_days=work.buffer_more_days,
-        most_units=min(work.units, limits.HOLDING - len(state.units)),
+        most_units=min(1 if state.is_wary else work.units, limits.HOLDING - len(state.units)),
     )
 
 
@@ -147,6 +157,7 @@ def _make(state: State) -> None:
         digest=digests.of_request(sealed.payload),
         reports=reports,
         wished=0 if wish is None else wish.units,
+        holding=request.holding,
     )
     state.put_talk("made", replace(talk, saved=saved, refused_code=None, refused_times=0))
     _send(state)
@@ -154,6 +165,9 @@ def _make(state: State) -> None:
 
 def _wish(state: State) -> Wish | None:
     if not _may_take_work(state) or not state.is_due(state.wait_until_s):
+        return None
+    # Else work rides along with reports, whenever there are any.
+    if state.is_wary and not state.is_due(state.work_at_s):
         return None
     wanted = _ask(state)
     child = state.child

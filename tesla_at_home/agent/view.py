@@ -68,6 +68,7 @@ class View:
     fault: str | None  # what last went wrong with the project, in one line
     last_contact_ms: int | None
     next_contact_ms: int | None
+    repaired: Entry | None = None  # when the database was last set aside as damaged
 
     def is_paused(self, now_ms: int) -> bool:
         """Whether the owner's pause holds."""

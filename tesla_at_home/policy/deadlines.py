@@ -4,9 +4,10 @@ Decides from the wall clock, the boot clock and the highest time the project sig
 stamp is ever a proof of anything.
 
 One wrong clock of the project must not end a vehicle: a time a day ahead of all that is known here is
-only in doubt until a second answer says the same an hour later, and a highest time that turned out a day
-ahead is given up when both the local clock and a later answer say so. That answer cannot be an old
-one: it names a request that was made after the highest time was heard.
+only in doubt until a second answer says the same an hour later, and a highest time that turned out to
+be ahead is given up when both the local clock and a later answer say so. That answer cannot be an old
+one: it names a request that was made after the highest time was heard. How far a scheduler may drive
+this time at all is bounded by the metadata (`State.vouched`), so that a stolen key ends no vehicle.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class SignedTime(Struct, frozen=True, kw_only=True):
             return replace(self, doubt=self.doubt if self._is_doubted_by(new) else new)
         if ms >= known_ms:
             return new
-        is_given_up = known_ms > wall_ms + JUMP_MS and abs(ms - wall_ms) <= JUMP_MS
+        is_given_up = any(
+            known_ms > max(ms, wall_ms) + most_ms and abs(ms - wall_ms) <= most_ms
+            for most_ms in (_SAME_MS, JUMP_MS)
+        )
         return new if is_given_up else replace(self, doubt=None)
 
     def _known_ms(self, boot_s: float, boot_id: str) -> Milliseconds:

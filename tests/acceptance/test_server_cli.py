@@ -167,12 +167,8 @@ def test_every_command_explains_itself(server: Server) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("backup", "f.tar"),
-        ("restore", "f.tar"),
         ("purge", "--all"),
         ("simulate", "trust"),
-        ("vehicle", "quarantine", "ab"),
-        ("vehicle", "release", "ab"),
         ("owner", "ban", "x"),
         ("token", "create"),
         ("keys", "rotate", "--now"),

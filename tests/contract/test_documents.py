@@ -31,3 +31,24 @@ def test_clauses_are_numbered_without_gaps() -> None:
     for section in SECTIONS:
         numbers = sorted(int(c.split(".")[1]) for c in CLAUSES if c.split(".")[0] == section)
         assert numbers == list(range(1, len(numbers) + 1))
+
+
+TESTS_README = (ROOT / "tests" / "README.md").read_text()
+
+
+def named_tests() -> set[tuple[str, str | None]]:
+    """The files and tests that tests/README names; `::name` alone is of the file named before it."""
+    named: set[tuple[str, str | None]] = set()
+    for row in re.findall(r"^\|(.+)\|$", TESTS_README, re.MULTILINE):
+        file = ""
+        for path, test in re.findall(r"([\w/]+\.py)?(?:::(\w+))?", row):
+            file = path or file
+            if path or test:
+                named.add((file, test or None))
+    return named
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(named_tests(), key=str))
+def test_every_test_that_the_readme_names_exists(file: str, test: str | None) -> None:
+    source = (ROOT / "tests" / file).read_text()
+    assert test is None or f"def {test}(" in source

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tesla_at_home.adapters.clock import SystemClock
 from tesla_at_home.adapters.store import Store
+from tesla_at_home.agent import hearing
 from tesla_at_home.driver import Driver
 from tests.support import models
 from tests.support.project_in_memory import MemoryProject
@@ -199,6 +200,16 @@ def test_an_old_client_stops_asking_and_says_so(project: MemoryProject, agent: A
     agent.run_until(lambda driver: driver.machine.state.books.talk.state == "outdated")
     with Store.open(agent.directory) as store:
         assert "update" in (store.books().fault or "")
+
+
+def test_a_client_that_is_ahead_of_its_project_is_not_told_to_update(
+    project: MemoryProject, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "PROTOCOL_VERSION", 10)
+    project.want_upgrade()
+    agent.run_until(lambda driver: driver.machine.state.books.talk.state == "outdated")
+    with Store.open(agent.directory) as store:
+        assert "the project must be updated" in (store.books().fault or "")
 
 
 def test_verdicts_and_notices_are_kept(project: MemoryProject, agent: Agent) -> None:

@@ -22,9 +22,10 @@ from workunits.trust import digests
 T = TypeVar("T")
 
 ASKED = digests.plain(b"asked")
-# Each share fails at every 20th statement; together a fifth of them, spread over the whole scene.
+# Each share fails at every 40th statement; together a tenth of them, spread over the whole scene. Below
+# the statements, at every call of the disk, it is `test_server_disk.py`.
 SHARES = 4
-STRIDE = 20
+STRIDE = 40
 
 
 class Scene:

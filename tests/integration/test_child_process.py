@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import msgspec
 import pytest
 
 from tesla_at_home.adapters import frames, spool
+from tesla_at_home.adapters.computation import Child, Jobs
 from tesla_at_home.adapters.runner import ChildRunner
 from tesla_at_home.agent.events import (
     ChildGone,
@@ -24,7 +27,7 @@ from tesla_at_home.agent.events import (
     UnitFailed,
     UnitStarted,
 )
-from tesla_at_home.ports import InputFile, Job
+from tesla_at_home.ports import Bounds, InputFile, Job
 from tests.support import models
 from tests.support.vehicle_agent import wait_for
 from workunits import arrays
@@ -301,26 +304,13 @@ def test_nothing_is_written_at_home(
     assert list(home.rglob("*")) == []
 
 
-def test_it_has_no_network_where_that_can_be_given_up(
-    tmp_path: Path, runner: ChildRunner, posted: Posted
-) -> None:
-    give_up = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) != 0)"
-    may = subprocess.run([sys.executable, "-c", give_up], timeout=60, check=False)
-    runner.run(job_in(tmp_path, models.mlp(), duty=1.0))
-    posted.next(StepDone)
-    if may.returncode != 0:
-        assert "keeps its network" in (tmp_path / "child.log").read_text()
-        return
-    devices = Path(f"/proc/{runner.pid()}/net/dev").read_text().splitlines()[2:]
-    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
-    assert os.readlink(f"/proc/{runner.pid()}/ns/net") != os.readlink("/proc/self/ns/net")
-
-
 def test_an_agent_that_is_silent_while_it_loads_ends_it(tmp_path: Path) -> None:
     # In the place of numpy lies a module that never finishes loading.
     (tmp_path / "numpy.py").write_text("import threading\nthreading.Event().wait()\n")
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
+    bounds = Bounds((), (str(tmp_path),), 0, 2**20)
+    os.write(in_write, frames.pack(frames.Begin(bounds)))
     try:
         done = subprocess.run(
             [
@@ -352,13 +342,26 @@ def test_a_log_that_cannot_be_written_stops_nothing(
             runner.close()
 
 
-def test_a_full_disk_is_said_in_one_line(
-    tmp_path: Path, runner: ChildRunner, posted: Posted
-) -> None:
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    # The part of the process that computes, without the sandbox, which would hide /dev/full.
     (tmp_path / "1.part").symlink_to("/dev/full")
-    runner.run(job_in(tmp_path, models.mlp()))
-    failed = posted.next((UnitFailed, ChildGone))
-    assert isinstance(failed, UnitFailed)
+    jobs: Jobs = queue.SimpleQueue()
+    jobs.put(job_in(tmp_path, models.mlp()))
+    read, write = os.pipe()
+
+    def work() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            Child(jobs, write).work(())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    said = iter(lambda: frames.read_to_agent(read), None)
+    failed = next(frame for frame in said if isinstance(frame, frames.Failed | frames.Done))
+    os.close(read)
+    jobs.put(job_in(tmp_path, models.mlp()))
+    worker.join()
+    os.close(write)
+    assert isinstance(failed, frames.Failed)
     assert (failed.code, failed.detail) == (
         "disk_full",
         "the unit's files: No space left on device",
@@ -414,12 +417,14 @@ def test_an_agent_that_is_gone_before_it_was_watched_is_noticed(tmp_path: Path) 
     assert done.returncode == 0
 
 
-def test_garbage_in_the_pipe_ends_the_child(tmp_path: Path) -> None:
+def test_garbage_in_the_pipe_is_known_for_it(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.write(write, b"\xff\xff\xff\xff")
-    assert frames.read_to_child(read) is None
+    with pytest.raises(frames.Garbled):
+        frames.read_to_child(read)
     os.write(write, b"\x01\x00\x00\x00\xc1")
-    assert frames.read_to_agent(read) is None
+    with pytest.raises(frames.Garbled):
+        frames.read_to_agent(read)
     os.close(write)
     assert frames.read_to_child(read) is None
     os.close(read)

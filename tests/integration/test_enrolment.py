@@ -12,7 +12,7 @@ import pytest
 from server import settings
 from server.domain.pseudonyms import BadName
 from server.errors import Conflict, Forbidden, TooMany
-from server.services.enrolment import Enrolments, TermsChanged, UpgradeNeeded
+from server.services.enrolment import Enrolments, TermsChanged, TooOften, UpgradeNeeded
 from tests.support.model_vehicle import ModelVehicle
 from tests.support.server_invariants import check_invariants
 from tests.support.work_server import WorkServer, work_server
@@ -254,3 +254,66 @@ def _everything(path: Path) -> bytes:
     connection.close()
     values = (value for row in rows for value in row)
     return b" ".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
+
+
+# --- many who join -----------------------------------------------------------------------------------
+
+
+def attempts(server: WorkServer) -> int:
+    connection = sqlite3.connect(server.path)
+    found = connection.execute("SELECT count(*) FROM enrolment_attempts").fetchone()
+    connection.close()
+    return int(found[0])
+
+
+def test_many_networks_of_one_provider_share_its_limit(
+    server: WorkServer, door: Enrolments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ENROLMENTS_PER_HOUR_OF_PROVIDER", 5)
+    networks = [f"2001:db8:0:{number:x}00::/56" for number in range(6)]
+    for seed, network in enumerate(networks[:5]):
+        enrol(door, ModelVehicle(seed, seed).enrolment(), network)
+    with pytest.raises(TooMany):
+        enrol(door, ModelVehicle(5, 5).enrolment(), networks[5])
+    enrol(door, ModelVehicle(6, 6).enrolment(), "2001:db9::/56")
+    server.clock.pass_s(3601)
+    enrol(door, ModelVehicle(5, 5).enrolment(), networks[5])
+
+
+def test_a_storm_from_everywhere_is_bounded_in_owners_vehicles_and_attempts(
+    server: WorkServer, door: Enrolments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a million would be: each from a network and a provider of its own."""
+    monkeypatch.setattr(settings, "ENROLMENTS_PER_HOUR_IN_ALL", 20)
+    refused = 0
+    for seed in range(200):
+        network = f"{seed % 200 + 1}.{seed}.0.0/24"
+        try:
+            enrol(door, ModelVehicle(seed, seed).enrolment(), network)
+        except TooMany:
+            refused += 1
+    assert refused == 180
+    assert len(server.owners()) == 20
+    # One for the network, one for its provider, one for everybody.
+    assert attempts(server) == 3 * 20
+    server.clock.pass_s(3601)
+    server.settle()
+    assert attempts(server) == 0
+
+
+def test_one_key_enrols_so_often_and_no_more(
+    server: WorkServer, door: Enrolments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with another session and a record of consent; the last one still works."""
+    monkeypatch.setattr(settings, "ENROLMENTS_PER_VEHICLE", 4)
+    vehicle = ModelVehicle(1, 1)
+    for _ in range(4):
+        enrol(door, vehicle.enrolment())
+        last = vehicle.enrolment()
+        vehicle.begin_session()
+    with pytest.raises(TooOften, match="new directory"):
+        enrol(door, vehicle.enrolment())
+    assert enrol(door, last).owner
+    connection = sqlite3.connect(server.path)
+    assert connection.execute("SELECT count(*) FROM consents").fetchone() == (4,)
+    connection.close()

@@ -391,7 +391,7 @@ def test_a_missing_result_is_named_and_no_file_appears(site: Publisher) -> None:
         nowhere = digests.of_tensors(b"never stored")
         storage.units.change([UnitChange(story.unit.id, "open", "done", output=nowhere)])
     output = site.folder / "answer.npz"
-    with pytest.raises(Outage, match=f"{nowhere.hex()[:16]} is missing from the blobs"):
+    with pytest.raises(Outage, match=f"{nowhere.hex()[:16]} is gone or damaged"):
         site.assembly.assemble(end(site, batch, "completed"), output)
     assert not output.exists()
 

@@ -8,14 +8,15 @@ copy or are cloned. The invariants of the database hold after every step.
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from server.errors import Outage, Refused
+from server.errors import Conflict, Outage, Refused
+from server.services.quarantine import quarantine, release
 from tests.support.model_vehicle import ModelVehicle
 from tests.support.server_invariants import check_invariants
 from tests.support.work_server import LEASE_S, WorkServer, work_server
@@ -164,6 +165,18 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.fleet[3] = ModelVehicle(vehicle.seed + 2000, vehicle.owner)
         asked = self.fleet[3].enrolment(how="existing")
         self.server.enrolments().enrol(asked, digests.plain(b"e"), None)
+
+    @rule(place=vehicles, holds_back=st.booleans())
+    def operator_acts(self, place: int, holds_back: bool) -> None:
+        """A vehicle is put into quarantine or released, by a person who may not know how it stands."""
+        with self.server.database.transaction() as repos:
+            key = digests.of_key(self.fleet[place].public_key)
+            row = repos.vehicles.by_ids([key])[key]
+            with suppress(Conflict):
+                if holds_back:
+                    quarantine(repos, row, "by the operator", self.server.clock.now_ms())
+                else:
+                    release(repos, row)
 
     @rule(place=vehicles)
     def back_up(self, place: int) -> None:

@@ -11,6 +11,7 @@ import datetime
 import ipaddress
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -189,6 +190,29 @@ def dripping(content_type: str, every_s: float = 0.02) -> Answer:
         with contextlib.suppress(OSError):
             while not visit.released.wait(every_s):
                 visit.send(b"x")
+
+    return give
+
+
+def reset(start: bytes) -> Answer:
+    """Sends `start`, then the connection is reset and not closed, as by a box in between."""
+
+    def give(visit: Visit) -> None:
+        visit.send(start)
+        visit.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        visit.connection.close()
+
+    return give
+
+
+def repeating(start: bytes, piece: bytes, every_s: float = 0.0) -> Answer:
+    """Sends `start`, then `piece` again and again, for as long as the client takes it."""
+
+    def give(visit: Visit) -> None:
+        visit.send(start)
+        with contextlib.suppress(OSError):
+            while not visit.released.wait(every_s):
+                visit.send(piece)
 
     return give
 

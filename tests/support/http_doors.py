@@ -13,12 +13,14 @@ from server.domain.names import public_blob
 from server.domain.records import ProjectSecrets
 from server.http.bodies import Room
 from server.http.doors import Doors
+from server.http.forgeries import Strangers
 from server.http.front import Front
 from server.http.gathering import Gathering
 from server.http.partials import Partials
 from server.http.turns import Turns
 from server.http.uploads import Uploads
 from server.http.writers import Writers
+from server.ports import Clock
 from server.services.enrolment import Enrolments
 from server.services.exchange import Arrival
 from server.services.standings import Standings
@@ -92,6 +94,7 @@ def grounds(
     trusted_proxies: Sequence[str] = (),
     most_waiting: int = 100,
     most_body_bytes: int = BODIES_BYTES,
+    clock: Clock | None = None,
 ) -> Iterator[Grounds]:
     """A served HTTP side over the storage in `folder`."""
     for name in ("uploads", "metadata"):
@@ -104,7 +107,7 @@ def grounds(
     with SqliteDatabase(folder / DATABASE_FILE) as database:
         with database.transaction() as repositories:
             repositories.meta.found(ProjectSecrets(1, TICKET_KEY, b"u" * 32))
-        clock = SystemClock()
+        clock = SystemClock() if clock is None else clock
         partials = Partials(folder / "uploads")
         doors = Doors(
             project="Night & Co <b>",
@@ -118,7 +121,8 @@ def grounds(
             turns=Turns(),
             metadata=folder / "metadata",
             writers=writers,
-            room=Room(most_body_bytes),
+            room=Room(most_body_bytes, is_behind_proxy=bool(trusted_proxies)),
+            strangers=Strangers(clock, is_behind_proxy=bool(trusted_proxies)),
             is_behind_proxy=bool(trusted_proxies),
         )
         gathering.start()

@@ -169,9 +169,9 @@ class ModelVehicle:
 
     def _message(self, request: WorkRequest) -> bytes:
         sealed = dsse.seal(request, roles.WORK_REQUEST, self.key)
-        carried = [
-            self.payloads[report.output] for report in request.reports if report.output is not None
-        ]
+        # An output that is not among them was uploaded.
+        named = [report.output for report in request.reports if report.output is not None]
+        carried = [self.payloads[output] for output in named if output in self.payloads]
         return dsse.pack_message(sealed, dict.fromkeys(carried))
 
     def _accept(self, reply: Reply, request: Digest) -> None:

@@ -127,6 +127,15 @@ def identity(dtype: Dtype = "float32", width: int = 3) -> Sample:
     )
 
 
+def by_chance(width: int = 3) -> Sample:
+    """Random numbers in the shape of `x` [width]: well formed, and on no allow-list."""
+    return _sample(
+        [helper.make_node("RandomNormalLike", ["x"], ["y"])],
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(width,)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=(width,)),),
+    )
+
+
 def logarithm(width: int = 3) -> Sample:
     """`y` = log `x`: NaN where a row is negative, -inf at zero."""
     return _sample(

@@ -23,7 +23,7 @@ BROKEN: Final = {
     "a returned or lost replica that still counts as its owner's voice": """
         SELECT id FROM replicas WHERE state IN ('returned', 'lost') AND owner_id IS NOT NULL""",
     "a result without output or owner": """
-        SELECT id FROM replicas WHERE state IN ('reported', 'valid', 'invalid', 'inconclusive')
+        SELECT id FROM replicas WHERE state IN ('reported', 'valid', 'invalid', 'inconclusive', 'set_aside')
         AND (output IS NULL OR owner_id IS NULL)""",
     "a valid result that is not in the ledger exactly once, with its credit": """
         SELECT r.id FROM replicas r LEFT JOIN ledger l
@@ -67,7 +67,7 @@ BROKEN: Final = {
         WHERE r.owner_id IS NOT NULL AND r.owner_id <> v.owner_id""",
     "an erased owner with something that may still become credit": """
         SELECT r.id FROM replicas r JOIN owners o ON o.id = r.owner_id
-        WHERE o.state = 'erased' AND r.state IN ('leased', 'reported', 'inconclusive')""",
+        WHERE o.state = 'erased' AND r.state IN ('leased', 'reported', 'inconclusive', 'set_aside')""",
     "something untold that nobody will ask for": """
         SELECT id FROM replicas WHERE untold AND vehicle_id IS NULL""",
     "a done unit without a valid canonical result": """
@@ -96,7 +96,23 @@ BROKEN: Final = {
         WHERE u.state = 'done' AND NOT u.needs_check AND r.state IN ('reported', 'inconclusive')""",
     "a unit whose count of replicas is wrong": """
         SELECT id FROM units WHERE replicas
-        <> (SELECT count(*) FROM replicas WHERE unit_id = units.id AND state <> 'returned')""",
+        <> (SELECT count(*) FROM replicas
+            WHERE unit_id = units.id AND state <> 'returned' AND NOT is_repeat)""",
+    "two lapses of one owner in one unit that both count": """
+        SELECT r.unit_id, v.owner_id FROM replicas r JOIN vehicles v ON v.id = r.vehicle_id
+        WHERE r.state = 'lost' AND r.code = 'lease_ended' AND NOT r.is_repeat
+        GROUP BY r.unit_id, v.owner_id HAVING count(*) > 1""",
+    "a result with a voice in an open unit whose vehicle is in quarantine": """
+        SELECT r.id FROM replicas r JOIN vehicles v ON v.id = r.vehicle_id
+        JOIN units u ON u.id = r.unit_id
+        WHERE v.state = 'quarantined' AND u.state = 'open'
+        AND r.state IN ('reported', 'inconclusive')""",
+    "a result that is set aside though its vehicle is not in quarantine": """
+        SELECT r.id FROM replicas r JOIN vehicles v ON v.id = r.vehicle_id
+        WHERE r.state = 'set_aside' AND v.state = 'active'""",
+    "a result that is set aside for ever": """
+        SELECT r.id FROM replicas r JOIN units u ON u.id = r.unit_id
+        WHERE r.state = 'set_aside' AND u.state <> 'open'""",
     "a unit whose count of errors is wrong": """
         SELECT id FROM units WHERE errors
         <> (SELECT count(*) FROM replicas WHERE unit_id = units.id AND state = 'failed')""",

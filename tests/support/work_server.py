@@ -1,7 +1,8 @@
 """The server's working parts over real storage: batches of a toy model, time and chance in hand.
 
 The toy's output is one float32 per row: the unit's index times 1,000 plus the row. It needs neither
-ONNX nor keys on disk, so that a test can have a thousand units in a second.
+ONNX nor keys on disk, so that a test can have a thousand units in a second. A wide toy repeats each
+value, so that inputs become blobs and outputs uploads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 
 from server.domain.names import public_blob, tree_blob
 from server.domain.records import BatchRow, NewUnit, OwnerRow, ProjectSecrets, VehicleRow
@@ -38,7 +39,7 @@ from tests.support.still_clock import StillClock
 from workunits.trust import digests, merkle, roles
 from workunits.trust import envelope as dsse
 from workunits.values import BatchId, Digest, LeaseId, Milliseconds
-from workunits.wire import codec, tensors
+from workunits.wire import codec, limits, tensors
 from workunits.wire.messages import (
     Envelope,
     InputPart,
@@ -58,7 +59,10 @@ SCHEDULER: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 BATCH_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 TERMS: Final = digests.plain(b"terms")
 OUTPUTS: Final = (TensorSpec(name="y", dtype="float32", shape=(1,)),)
-MODEL: Final = digests.plain(b"model")
+TICKET_KEY: Final = b"t" * 32
+TIE_KEY: Final = b"u" * 32
+MODEL_FILE: Final = b"model".ljust(100, b"!")
+MODEL: Final = digests.plain(MODEL_FILE)
 
 
 class FixedSealer:
@@ -87,6 +91,9 @@ class DiscardedUploads:
 
     def discard(self, lease: LeaseId) -> None:
         self.leases.append(lease)
+
+    def kept(self) -> list[LeaseId]:
+        return []
 
 
 class FailingWrites:
@@ -117,16 +124,16 @@ class FailingWrites:
             raise Outage("the disk failed, because the test wants it")
 
 
-def output_of(index: int, rows: int, wrong_by: float = 0.0) -> bytes:
+def output_of(index: int, rows: int, wrong_by: float = 0.0, width: int = 1) -> bytes:
     """The toy's payload for a unit; a liar's is off by something."""
     values = [index * 1000.0 + row + wrong_by for row in range(rows)]
-    data = struct.pack(f"<{rows}f", *values)
-    return tensors.encode({"y": tensors.RawTensor("float32", (rows, 1), data)})
+    data = b"".join(struct.pack("<f", value) * width for value in values)
+    return tensors.encode({"y": tensors.RawTensor("float32", (rows, width), data)})
 
 
-def input_of(index: int) -> bytes:
-    data = struct.pack("<f", float(index)) * ROWS
-    return tensors.encode({"x": tensors.RawTensor("float32", (ROWS, 1), data)})
+def input_of(index: int, width: int = 1) -> bytes:
+    data = struct.pack("<f", float(index)) * (ROWS * width)
+    return tensors.encode({"x": tensors.RawTensor("float32", (ROWS, width), data)})
 
 
 class WorkServer:
@@ -137,10 +144,16 @@ class WorkServer:
         self.uploads = DiscardedUploads()
         self.blobs = FolderBlobs(folder / "blobs")
         self.path = folder / "server.sqlite3"
-        self.path.write_bytes(_migrated())
-        self.database = SqliteDatabase(self.path)
-        with self.database.transaction() as repos:
-            repos.meta.found(ProjectSecrets(1, b"t" * 32, b"u" * 32))
+        if not self.path.exists():
+            self.path.write_bytes(_founded())
+        self.database = _opened(self.path)
+        self.faults = FailingWrites(self.database)
+        self.start()
+
+    def reopen(self) -> None:
+        """As after a kill: whatever was not committed is gone, and so is everything in memory."""
+        self.database.close()
+        self.database = _opened(self.path)
         self.faults = FailingWrites(self.database)
         self.start()
 
@@ -165,14 +178,21 @@ class WorkServer:
         )
 
     def publish(
-        self, units: int, *, quorum: int = 2, deadline_s: int = 14 * DAY_S, lease_s: int = LEASE_S
+        self,
+        units: int,
+        *,
+        quorum: int = 2,
+        deadline_s: int = 14 * DAY_S,
+        lease_s: int = LEASE_S,
+        width: int = 1,
+        rows_per_step: int = ROWS,
     ) -> BatchRow:
         """A running batch of the toy model."""
         batch_id = BatchId(self.randomness.token(16))
         bodies = []
         inputs: dict[Digest, bytes] = {}
         for index in range(units):
-            raw = input_of(index)
+            raw = input_of(index, width)
             part = InputPart(scope="row", digest=digests.of_tensors(raw), size=len(raw))
             inputs[part.digest] = raw
             unit = Unit(
@@ -180,9 +200,10 @@ class WorkServer:
             )
             bodies.append(codec.pack(unit))
         tree = merkle.build(merkle.leaf_hash(body) for body in bodies)
-        packed = codec.pack(
-            dsse.seal(manifest_of(batch_id, units, tree), roles.MANIFEST, BATCH_KEY)
+        manifest = manifest_of(
+            batch_id, units, tree, _specs("y", width), _specs("x", width), rows_per_step
         )
+        packed = codec.pack(dsse.seal(manifest, roles.MANIFEST, BATCH_KEY))
         digest = digests.of_manifest(packed)
         self.blobs.put(public_blob(digest), packed)
         self.blobs.put(tree_blob(batch_id), tree)
@@ -204,8 +225,12 @@ class WorkServer:
             manifest=digest,
             tree=tree_blob(batch_id),
         )
+        small = {name: raw for name, raw in inputs.items() if len(raw) <= limits.ATTACHMENT_BYTES}
+        self.blobs.put_many(
+            (public_blob(name), raw) for name, raw in inputs.items() if name not in small
+        )
         with self.database.transaction() as repos:
-            repos.payloads.add(inputs)
+            repos.payloads.add(small)
             repos.batches.add(
                 batch,
                 (NewUnit(index, index * ROWS, ROWS, body) for index, body in enumerate(bodies)),
@@ -265,27 +290,59 @@ def work_server(folder: Path) -> Iterator[WorkServer]:
         server.database.close()
 
 
+def _opened(path: Path) -> SqliteDatabase:
+    """The database, with the dialect of the first one: statements are compiled once in a process.
+
+    Compiling them anew for each database would take half of a short test's time, and they are never
+    forgotten.
+    """
+    database = SqliteDatabase(path)
+    first = _first_engine(database.writer)
+    for holder in (database.writer, database.readers, database._connection):
+        holder.dialect = first.dialect
+    for engine in (database.writer, database.readers):
+        engine._compiled_cache = first._compiled_cache
+    return database
+
+
+_ENGINES: Final[list[Engine]] = []
+
+
+def _first_engine(engine: Engine) -> Engine:
+    """The first one that was ever asked for."""
+    if not _ENGINES:
+        _ENGINES.append(engine)
+    return _ENGINES[0]
+
+
 @cache
-def _migrated() -> bytes:
-    """An empty database of today's schema; migrating takes longer than most tests."""
+def _founded() -> bytes:
+    """The database of a new project; migrating takes longer than most tests."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "server.sqlite3"
         migrate(path)
+        with SqliteDatabase(path) as database, database.transaction() as repos:
+            repos.meta.found(ProjectSecrets(1, TICKET_KEY, TIE_KEY))
         return path.read_bytes()
 
 
 def manifest_of(
-    batch: BatchId, units: int, tree: bytes, outputs: tuple[TensorSpec, ...] = OUTPUTS
+    batch: BatchId,
+    units: int,
+    tree: bytes,
+    outputs: tuple[TensorSpec, ...] = OUTPUTS,
+    inputs: tuple[TensorSpec, ...] | None = None,
+    rows_per_step: int = ROWS,
 ) -> Manifest:
     return Manifest(
         batch=batch,
         model_name="toy",
-        model_bytes=100,
+        model_bytes=len(MODEL_FILE),
         program=Program(
             model=MODEL,
-            inputs=(TensorSpec(name="x", dtype="float32", shape=(1,)),),
+            inputs=inputs or _specs("x", 1),
             outputs=outputs,
-            rows_per_step=ROWS,
+            rows_per_step=rows_per_step,
             optimisation="all",
             precision="fp32",
             runtime_from="1.20",
@@ -299,3 +356,7 @@ def manifest_of(
         not_before=Milliseconds(0),
         not_after=Milliseconds(2**50),
     )
+
+
+def _specs(name: str, width: int) -> tuple[TensorSpec, ...]:
+    return (TensorSpec(name=name, dtype="float32", shape=(width,)),)

@@ -143,5 +143,9 @@ def test_an_answer_that_fits_settles_a_doubt_and_corrects_a_wrong_highest_time()
     wrong = SignedTime(ms=YEAR_AHEAD, boot_s=0.0, boot_id="boot")
     mended = wrong.heard(NOW, wall_ms=NOW, boot_s=1.0, boot_id="next")
     assert mended == SignedTime(ms=NOW, boot_s=1.0, boot_id="next")
+    hours_ahead = SignedTime(ms=Milliseconds(NOW + DAY_MS // 2), boot_s=0.0, boot_id="boot")
+    assert hours_ahead.heard(NOW, wall_ms=NOW, boot_s=1.0, boot_id="boot").ms == NOW
+    off = Milliseconds(NOW - 600_000)  # the local clock agrees with neither
+    assert hours_ahead.heard(NOW, wall_ms=off, boot_s=1.0, boot_id="boot") == hours_ahead
     far = Milliseconds(NOW + 100 * DAY_MS)
     assert wrong.heard(far, wall_ms=NOW, boot_s=1.0, boot_id="boot") == wrong

@@ -11,13 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from tesla_at_home.adapters import store as store_module
+from tesla_at_home.adapters import store_copy
 from tesla_at_home.adapters.shelf import FileShelf
 from tesla_at_home.adapters.store import FILE_NAME, Store
 from tesla_at_home.agent.books import HeldUnit
 from tesla_at_home.agent.changes import Changes
 from tesla_at_home.agent.events import Need, Order
 from tesla_at_home.agent.view import Entry
-from tesla_at_home.errors import ClientError, NotJoined
+from tesla_at_home.errors import CannotSave, ClientError, NotJoined, StoreDamaged
 from tesla_at_home.policy.gates import Gate
 from tesla_at_home.ports import ConsentRecord, Membership
 from tests.support.machine_bench import lease_id, offer
@@ -124,7 +125,7 @@ def test_a_later_version_and_a_broken_file_say_so(joined: Path) -> None:
     for path in joined.glob(FILE_NAME + "*"):
         path.unlink()
     (joined / FILE_NAME).write_bytes(b"not a database at all" * 100)
-    with pytest.raises(ClientError, match="not a usable database"):
+    with pytest.raises(StoreDamaged, match="not a database"):
         Store.open(joined)
 
 
@@ -154,7 +155,7 @@ def damage_types(path: Path) -> None:
 
 READS: list[Callable[[Store], object]] = [
     Store.membership, Store.books, Store.units, Store.consent, Store.consents, Store.take_orders,
-    Store.history,
+    Store.history, Store.check,
 ]  # fmt: skip
 
 
@@ -166,12 +167,13 @@ def test_damage_behind_the_header_names_the_file_and_the_way_out(
     with Store.open(joined) as store:
         store.save(Changes(units=(UNIT,)))
     damage(joined / FILE_NAME)
-    with (
-        pytest.raises(ClientError, match="not a usable database") as caught,
-        Store.open(joined) as s,
-    ):
+    with pytest.raises(StoreDamaged) as caught, Store.open(joined) as s:
         read(s)
-    assert not isinstance(caught.value, NotJoined)
+    assert FILE_NAME in str(caught.value)
+    assert "`tesla-at-home run` sets it aside" in str(caught.value)
+    store_copy.remove(joined)
+    with pytest.raises(StoreDamaged) as caught, Store.open(joined) as s:
+        read(s)
     for word in (FILE_NAME, "recover", "another --dir", "spool"):
         assert word in str(caught.value)
 
@@ -194,6 +196,58 @@ def test_a_database_that_may_not_be_written_says_so(joined: Path) -> None:
         store._db.execute("PRAGMA query_only = ON")
         with pytest.raises(ClientError, match="make the directory writable"):
             store.save(Changes(units=(UNIT,)))
+
+
+def test_another_programs_writing_is_waited_for_a_moment_only(joined: Path) -> None:
+    with Store.open(joined, patience_s=0.01) as store:
+        other = sqlite3.connect(joined / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CannotSave, match="locked; another program holds it"):
+            store.save(Changes(units=(UNIT,)))
+        assert store.units() == []
+        other.execute("COMMIT")
+        other.close()
+        store.save(Changes(units=(UNIT,)))
+        assert store.units() == [UNIT]
+
+
+def test_a_store_of_the_first_version_is_read_and_gets_checksums(joined: Path) -> None:
+    with Store.open(joined) as store:
+        store.save(Changes(units=(UNIT,)))
+        store.add_order(Order(kind="finish"))
+    with sqlite3.connect(joined / FILE_NAME) as raw:
+        for table in ("values_by_name", "units", "consents", "orders"):
+            raw.execute(f"UPDATE {table} SET packed = substr(packed, 1, length(packed) - 4)")
+        raw.execute("PRAGMA user_version = 1")
+    raw.close()
+    with Store.open(joined) as store:
+        store.check()
+        assert (store.membership(), store.consents()) == (MEMBER, [RECORD])
+        assert (store.units(), store.take_orders()) == ([UNIT], [Order(kind="finish")])
+
+
+def test_a_changed_byte_is_found_or_changes_nothing(joined: Path) -> None:
+    """Wherever the disk changes the file: what the agent goes by is as it was, or is not believed."""
+    with Store.open(joined) as store:
+        store.save(Changes(units=(UNIT,), gate=Gate().view()))
+        before = (store.membership(), store.books(), store.units(), store.consents(), store.gate())
+    path = joined / FILE_NAME
+    whole = path.read_bytes()
+    found = 0
+    for at in range(100, len(whole), 61):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        try:
+            with Store.open(joined) as store:
+                store.check()
+                after = (
+                    store.membership(), store.books(), store.units(), store.consents(), store.gate(),
+                )  # fmt: skip
+                assert after == before, at
+        except StoreDamaged:
+            found += 1
+        for tail in ("-wal", "-shm"):
+            path.with_name(path.name + tail).unlink(missing_ok=True)
+    assert found
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -275,3 +329,21 @@ def test_a_units_files_go_with_it(tmp_path: Path) -> None:
     assert left == []
     assert shelf.begin(lease) == 0
     assert 0 < shelf.free_bytes() <= shelf.disk_bytes()
+
+
+def test_what_no_unit_in_hand_needs_is_swept(tmp_path: Path) -> None:
+    shelf = FileShelf(tmp_path)
+    kept, gone = (Need("input", digests.of_tensors(raw), 1) for raw in (b"k", b"g"))
+    shelf.put(kept, b"k")
+    shelf.put(gone, b"g")
+    shelf.part(gone).write_bytes(b"")
+    mine, old = LeaseId(b"m" * 16), LeaseId(b"o" * 16)
+    for lease in (mine, old):
+        shelf.spool(lease).write_bytes(b"")
+        shelf.output(lease).with_suffix(".part").write_bytes(b"")
+    (tmp_path / "spool" / "README.txt").write_text("not ours")
+    shelf.sweep({mine}, {kept.digest})
+    left = {path.name for path in (tmp_path / "spool").rglob("*") if path.is_file()}
+    assert left == {
+        "README.txt", kept.digest.hex(), f"{mine.hex()}.steps", f"{mine.hex()}.part",
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def test_a_strangers_words_steer_no_terminal(capsys: pytest.CaptureFixture[str])
     assert not set(shown) & set("\x1b\r\x07\x9b")
     assert "[bold]" in shown
     assert "empty" not in shown
+
+
+def test_json_steers_no_terminal_and_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "é\x1b\x7f\x9b\u202e\u2028\U000e0001\n"
+    cli_shell.print_json({"name": said})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"name": said}
+    assert "é" in shown
+    assert all(c.isprintable() or c == "\n" for c in shown)
 
 
 def test_a_secret_is_one_line_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import NotFound, Refused
-from server.http.api import metadata_file, network_of
+from server.http.api import metadata_file
+from server.http.networks import network_of
 from server.http.uploads import lease_of, offer_of, ticket_opens
 from workunits.errors import LimitExceeded
 from workunits.values import LeaseId

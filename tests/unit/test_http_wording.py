@@ -48,6 +48,7 @@ def test_the_text_is_the_number_within_its_digits(value: float) -> None:
         (lifecycle.BATCH, wording.BATCH, "running"),
         (lifecycle.UNIT, wording.UNIT, "open"),
         (lifecycle.REPLICA, wording.REPLICA, "ready"),
+        (lifecycle.VEHICLE, wording.VEHICLE, "active"),
     ],
 )
 def test_every_state_has_plain_words(

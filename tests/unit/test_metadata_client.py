@@ -12,7 +12,7 @@ import pytest
 
 from tesla_at_home.adapters import metadata
 from tesla_at_home.adapters.metadata import TufMetadata
-from tesla_at_home.errors import Cancelled, NotJoined, Unreachable, Untrusted
+from tesla_at_home.errors import Cancelled, ClientError, Unreachable, Untrusted
 from tesla_at_home.ports import Cancellation
 from tests.support.tuf_repository import (
     HOUR_MS,
@@ -59,7 +59,7 @@ def test_a_refresh_gives_the_signed_project(client: TufMetadata) -> None:
 def test_nothing_is_held_before_the_first_refresh(client: TufMetadata, tmp_path: Path) -> None:
     with pytest.raises(Untrusted, match="held"):
         client.held(NOW)
-    with pytest.raises(NotJoined, match="join"):
+    with pytest.raises(ClientError, match="missing or damaged"):
         TufMetadata(tmp_path / "elsewhere", TufRepository()).held(NOW)
 
 
@@ -368,3 +368,63 @@ def test_a_directory_that_cannot_be_written_is_an_outage(
     with pytest.raises(Unreachable, match="cannot be kept"):
         _refresh(client)
     assert os.path.isfile(folder)
+
+
+def _every_file(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _vanish(path: Path) -> None:
+    path.unlink()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0x08
+    path.write_bytes(raw)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("damage", [_vanish, _empty, _flip, _cut_short])
+def test_a_damaged_file_is_fetched_again_and_the_pin_outlasts_it(
+    damage: Callable[[Path], None],
+    client: TufMetadata,
+    repository: TufRepository,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "metadata"
+    _refresh(client)
+    pinned = (folder / "pinned.json").read_bytes()
+    names = [path.relative_to(folder) for path in _every_file(folder)]
+    assert len(names) >= 7
+    for name in names:
+        damage(folder / name)
+        after = _again(client, repository, tmp_path)
+        _refresh(after)
+        assert after.held(NOW).project == a_project(), name
+        assert metadata.is_pinned(folder, pinned), name
+        metadata.pin(folder, pinned)
+        _refresh(_again(client, repository, tmp_path))
+
+
+@pytest.mark.parametrize("damage", [_vanish, _empty, _flip, _cut_short])
+def test_what_a_server_says_never_becomes_the_pin(
+    damage: Callable[[Path], None],
+    client: TufMetadata,
+    repository: TufRepository,
+    tmp_path: Path,
+) -> None:
+    _refresh(client)
+    for path in (tmp_path / "metadata").glob("pinned*"):
+        damage(path)
+    with pytest.raises(ClientError, match=r"pinned\.json: missing or damaged"):
+        _refresh(_again(client, repository, tmp_path))
+    with pytest.raises(ClientError, match="restore it"):
+        _again(client, repository, tmp_path).held(NOW)

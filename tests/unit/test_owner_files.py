@@ -14,7 +14,7 @@ from tesla_at_home import settings
 from tesla_at_home.adapters import files, keystore, settings_file
 from tesla_at_home.adapters.keystore import FileKeys
 from tesla_at_home.adapters.vehicle import sources
-from tesla_at_home.errors import BadSetting, ClientError, NotAvailableYet, NotJoined, UnknownVehicle
+from tesla_at_home.errors import BadSetting, ClientError, NotAvailableYet, UnknownVehicle
 from tests.support.still_clock import StillClock
 from workunits.trust import roles
 from workunits.values import Nonce
@@ -29,15 +29,23 @@ def test_a_key_is_made_once_and_signs(tmp_path: Path) -> None:
     departure = Departure(key=keys.public, erase=False, nonce=Nonce(bytes(16)))
     assert roles.accept_departure(keys.seal(departure, roles.DEPARTURE)) == departure
     keystore.delete(directory)
-    with pytest.raises(NotJoined):
+    with pytest.raises(ClientError, match="missing; restore it"):
         FileKeys.open(directory)
+    assert not (directory / "key.pem").exists()
 
 
-def test_what_is_no_key_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"", b"not a key", bytes(100)])
+def test_what_is_no_key_is_one_line_and_stays(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
-    path.write_text("not a key")
-    with pytest.raises(ClientError, match="not a private key"):
-        FileKeys.open(tmp_path)
+    path.write_bytes(damage)
+    for open_it in (FileKeys.open, FileKeys.open_or_create):
+        with pytest.raises(ClientError, match="not a private key; restore it"):
+            open_it(tmp_path)
+    assert path.read_bytes() == damage
+
+
+def test_another_kind_of_key_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
     other = X25519PrivateKey.generate()
     path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(ClientError, match="not an Ed25519 key"):

@@ -15,6 +15,7 @@ from server.domain.quorum import (
     Move,
     UnitLimits,
     batch_end,
+    has_voice,
     is_due,
     next_move,
 )
@@ -22,7 +23,12 @@ from server.domain.work import Tally, UnitCounts
 from workunits.values import BatchId, Milliseconds
 
 LIMITS = UnitLimits(replicas=8, errors=4)
-TABLES = {"batch": lifecycle.BATCH, "unit": lifecycle.UNIT, "replica": lifecycle.REPLICA}
+TABLES = {
+    "batch": lifecycle.BATCH,
+    "unit": lifecycle.UNIT,
+    "vehicle": lifecycle.VEHICLE,
+    "replica": lifecycle.REPLICA,
+}
 
 
 def unit(tally: Tally, *, replicas: int = 2, errors: int = 0, state: str = "open") -> UnitCounts:
@@ -51,6 +57,7 @@ def test_settled_states_are_final() -> None:
     for table, final in (
         (lifecycle.UNIT, {"done", "failed", "cancelled"}),
         (lifecycle.BATCH, {"completed", "failed", "cancelled", "expired"}),
+        (lifecycle.VEHICLE, {"retired"}),
         (
             lifecycle.REPLICA,
             {"valid", "invalid", "not_needed", "failed", "returned", "cancelled"},
@@ -109,6 +116,11 @@ def test_results_are_compared_once_there_are_enough(state: str, waiting: int, du
 )
 def test_what_a_unit_needs_next(found: UnitCounts, move: Move) -> None:
     assert next_move(found, 2, LIMITS) == move
+
+
+def test_every_result_has_a_voice_but_one_that_is_set_aside() -> None:
+    waiting = {"reported", "inconclusive", "set_aside"}
+    assert {state for state in waiting if has_voice(state)} == {"reported", "inconclusive"}
 
 
 def test_quorum_one_needs_one() -> None:

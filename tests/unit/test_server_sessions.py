@@ -10,7 +10,7 @@ import pytest
 from server.domain import holding
 from server.domain.records import VehicleRow
 from server.domain.reports import Step, step_or_receipt, taken_until
-from server.domain.sessions import Course, course, may_be_retired
+from server.domain.sessions import Course, Spoken, course, may_be_retired
 from server.domain.work import HeldRow
 from tests.support.server_rows import BATCH, HOUR_MS, NOW
 from workunits.trust import digests
@@ -54,6 +54,20 @@ FAILED = Report(lease=LEASE, outcome="failed", code="oom")
 RETURNED = Report(lease=LEASE, outcome="returned")
 
 
+SPOKEN = Spoken(oldest=1, newest=1)
+
+
+def course_of(
+    vehicle: VehicleRow | None,
+    request: WorkRequest,
+    digest: Digest,
+    *,
+    is_retired: bool = False,
+    spoken: Spoken = SPOKEN,
+) -> Course:
+    return course(vehicle, request, digest, 3, is_retired=is_retired, spoken=spoken, now=NOW)
+
+
 @pytest.mark.parametrize(
     ("request_", "digest", "expected"),
     [
@@ -73,26 +87,46 @@ RETURNED = Report(lease=LEASE, outcome="returned")
     ],
 )
 def test_the_course_of_a_request(request_: WorkRequest, digest: Digest, expected: Course) -> None:
-    assert course(VEHICLE, request_, digest, 3, is_retired=False) is expected
+    assert course_of(VEHICLE, request_, digest) is expected
 
 
 def test_a_retired_session_is_a_clone_even_with_the_right_nonce() -> None:
-    assert course(VEHICLE, FIRST, NEW, 3, is_retired=True) is Course.CLONE
+    assert course_of(VEHICLE, FIRST, NEW, is_retired=True) is Course.CLONE
 
 
 def test_nobody_answers_for_an_unknown_key() -> None:
-    assert course(None, NEXT, NEW, 3, is_retired=False) is Course.UNKNOWN_VEHICLE
+    assert course_of(None, NEXT, NEW) is Course.UNKNOWN_VEHICLE
 
 
 def test_without_an_offered_nonce_no_session_begins() -> None:
     vehicle = replace(VEHICLE, nonce=None)
     request = msgspec.structs.replace(FIRST, nonce=None)
-    assert course(vehicle, request, NEW, 3, is_retired=False) is Course.RESYNC
+    assert course_of(vehicle, request, NEW) is Course.RESYNC
 
 
 def test_before_the_first_reply_there_is_nothing_to_repeat() -> None:
     vehicle = replace(VEHICLE, last_reply=None)
-    assert course(vehicle, NEXT, LAST, 3, is_retired=False) is Course.PROCESS
+    assert course_of(vehicle, NEXT, LAST) is Course.PROCESS
+
+
+def test_two_versions_are_spoken() -> None:
+    both = Spoken(oldest=1, newest=2)
+    assert course_of(VEHICLE, NEXT, NEW, spoken=both) is Course.PROCESS
+    newer = msgspec.structs.replace(NEXT, protocol=2)
+    assert course_of(VEHICLE, newer, NEW, spoken=both) is Course.PROCESS
+    newest = msgspec.structs.replace(NEXT, protocol=3)
+    assert course_of(VEHICLE, newest, NEW, spoken=both) is Course.UPGRADE
+
+
+def test_old_reports_are_taken_for_a_while_and_in_their_session_only() -> None:
+    until = Spoken(oldest=2, newest=3, old_reports_until_ms=Milliseconds(NOW + 1))
+    over = Spoken(oldest=2, newest=3, old_reports_until_ms=NOW)
+    assert course_of(VEHICLE, NEXT, NEW, spoken=until) is Course.REPORT
+    assert course_of(VEHICLE, NEXT, NEW, spoken=over) is Course.UPGRADE
+    for other in (FIRST, msgspec.structs.replace(NEXT, seq=6)):
+        assert course_of(VEHICLE, other, NEW, spoken=until) is Course.UPGRADE
+    too_new = msgspec.structs.replace(NEXT, protocol=4)
+    assert course_of(VEHICLE, too_new, NEW, spoken=until) is Course.UPGRADE
 
 
 def test_only_another_session_can_be_retired() -> None:

@@ -166,11 +166,11 @@ def test_a_problem_document_is_told(server: HostileServer, transport: HttpTransp
     [
         ("Wed, 21 Oct 2026 07:28:30 GMT", 30),
         ("Wed, 21 Oct 2026 07:27:00 GMT", 0),
-        ("99999999999", 7 * 86_400),
+        ("99999999999", 86_400),
         ("soon", None),
         ("-3", None),
         ("Wed, 21 Oct 2026 07:28:30 +99999999999999999999", None),
-        ("9" * 6000, 7 * 86_400),
+        ("9" * 6000, 86_400),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(

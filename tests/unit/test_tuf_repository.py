@@ -12,6 +12,7 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater
 
+from server.adapters import metadata
 from server.adapters.keys import ROLES, KeyFolder
 from server.adapters.metadata import LIFE, PROJECT, TERMS, ProjectMetadata, model_path, role_key
 from server.errors import NotFound, Outage, Refused
@@ -270,3 +271,18 @@ def test_changed_settings_are_told_in_signed_metadata(site: Site) -> None:
     site.remove_key("targets")
     with pytest.raises(Refused, match="not here: targets"):
         site.metadata.align(ProjectSettings("Again", "invite"), NOW)
+
+
+def test_a_program_that_speaks_other_versions_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "PROTOCOL_VERSION", 2)
+    assert site.metadata.align(ProjectSettings("Test", "open"), NOW)
+    assert site.metadata.project().protocol_newest == 2
+
+
+def test_a_key_that_nobody_takes_is_named(site: Site) -> None:
+    assert site.metadata.foreign_keys() == ()
+    for role in ("snapshot", "batch"):
+        site.keys.make(role)
+    assert site.metadata.foreign_keys() == ("snapshot", "batch")

@@ -7,8 +7,10 @@ inputs and outputs must share theirs, which then fixes the rows per step.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from onnx import GraphProto, ValueInfoProto
 
@@ -18,6 +20,7 @@ from workunits.graphs.refusal import refused, shown
 from workunits.wire import limits
 from workunits.wire.messages import Scope, TensorSpec
 
+_SEPARATORS: Final = re.compile(r"[/\\]")
 _ADVICE = (
     "fix every dimension but the leading one (python -m onnxruntime.tools.make_dynamic_shape_fixed)"
 )
@@ -64,9 +67,10 @@ def output_specs(graph: GraphProto, few: Mapping[str, Tensor], rows: int) -> tup
     """The outputs, from the shapes inferred at `rows` rows.
 
     Raises:
-        GraphRefused: an output whose leading axis is not that of the rows.
+        GraphRefused: an output whose leading axis is not that of the rows, or that stands twice.
     """
     _check_count(len(graph.output), "outputs")
+    _check_names_apart(graph)
     specs = []
     for output in graph.output:
         name = _name(output.name, "output")
@@ -150,7 +154,18 @@ def _name(name: str, what: str) -> str:
         raise refused(
             f"the name {shown(name)} of an {what} is empty, too long or not printable", "rename it"
         )
+    # Answers hold files of these names (.npz), which careless programs unpack.
+    if ".." in _SEPARATORS.split(name):
+        raise refused(f"the name {shown(name)} of an {what} is a way out of a folder", "rename it")
     return name
+
+
+def _check_names_apart(graph: GraphProto) -> None:
+    """Results are kept by name, so that a second one would take the place of the first."""
+    names = [output.name for output in graph.output]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise refused(f"two outputs are called {shown(twice)}", "name each output once")
 
 
 def _check_count(count: int, what: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, helper
@@ -45,6 +45,13 @@ class Model:
     raw: bytes  # the model again, for onnx's checker
 
 
+class _Room(NamedTuple):
+    """How much more the graphs of a model may hold."""
+
+    nodes: int
+    links: int
+
+
 def read(raw: bytes) -> Model:
     """The graph in `raw`.
 
@@ -60,7 +67,7 @@ def read(raw: bytes) -> Model:
     if proto.training_info:
         raise refused("the model carries training information", "export it for inference")
     opsets = _opsets(proto)
-    _check_graph(proto.graph, depth=0, room=limits.GRAPH_NODES)
+    _check_graph(proto.graph, depth=0, room=_Room(limits.GRAPH_NODES, limits.GRAPH_LINKS))
     light = _without_weights(proto)
     return Model(light.graph, opsets, light.ir_version, _for_checker(light))
 
@@ -174,15 +181,11 @@ def _opsets(proto: ModelProto) -> dict[str, int]:
     return found
 
 
-def _check_graph(graph: GraphProto, depth: int, room: int) -> int:
-    """Raise unless all is allowed; gives back how many nodes there is still room for."""
+def _check_graph(graph: GraphProto, depth: int, room: _Room) -> _Room:
+    """Raise unless all is allowed; gives back what there is still room for."""
     if depth > limits.GRAPH_DEPTH:
         raise refused(f"loops stand more than {limits.GRAPH_DEPTH} deep", "write them side by side")
-    room -= len(graph.node)
-    if room < 0:
-        raise refused(
-            f"the graph has more than {limits.GRAPH_NODES:,} nodes", "use Loop for what repeats"
-        )
+    room = _room_beside(graph, room)
     if graph.sparse_initializer:
         raise refused("the model has sparse initialisers", "export them dense")
     _check_names(graph)
@@ -194,6 +197,22 @@ def _check_graph(graph: GraphProto, depth: int, room: int) -> int:
         for attribute in node.attribute:
             room = _check_attribute(node, attribute, place, depth, room)
     return room
+
+
+def _room_beside(graph: GraphProto, room: _Room) -> _Room:
+    """A few nodes with very many inputs cost as much time as very many nodes."""
+    names = len(graph.initializer) + sum(len(n.input) + len(n.output) for n in graph.node)
+    left = _Room(room.nodes - len(graph.node), room.links - names)
+    if left.nodes < 0:
+        raise refused(
+            f"the graph has more than {limits.GRAPH_NODES:,} nodes", "use Loop for what repeats"
+        )
+    if left.links < 0:
+        raise refused(
+            f"the graph has more than {limits.GRAPH_LINKS:,} links between nodes and weights",
+            "join small weights into one, and take less in one node",
+        )
+    return left
 
 
 def _check_names(graph: GraphProto) -> None:
@@ -227,8 +246,8 @@ def _check_operator(node: NodeProto, place: str) -> None:
 
 
 def _check_attribute(
-    node: NodeProto, attribute: AttributeProto, place: str, depth: int, room: int
-) -> int:
+    node: NodeProto, attribute: AttributeProto, place: str, depth: int, room: _Room
+) -> _Room:
     name = f"attribute {shown(attribute.name)} of {place}"
     if attribute.ref_attr_name:
         raise refused(f"{name} refers to a function", "inline functions before export")
@@ -236,6 +255,8 @@ def _check_attribute(
         raise refused(f"{name} is sparse", "export it dense")
     if attribute.HasField("tp") or attribute.type_protos:
         raise refused(f"{name} is a type", "export tensors only")
+    if attribute.name == "equation" and len(attribute.s) > limits.EINSUM_CHARS:
+        raise refused(f"{name} is longer than {limits.EINSUM_CHARS}", "multiply in several steps")
     numbers = [*attribute.ints, *([attribute.i] if attribute.HasField("i") else [])]
     if attribute.name in _POSITIVE and min(numbers, default=1) < 1:
         raise refused(f"{name} is not positive", "export the model again")
@@ -259,7 +280,13 @@ def _check_tensor(tensor: TensorProto, place: str) -> None:
             "save it inside: onnx.save(..., save_as_external_data=False)",
         )
     width = DTYPE_BYTES[dtype(tensor.data_type, place)]
-    if len(tensor.dims) > limits.GRAPH_RANK or any(dim < 0 for dim in tensor.dims):
+    # A length of 0 must not hide the others from whoever multiplies them.
+    largest = prod(max(1, dim) for dim in tensor.dims[: limits.GRAPH_RANK])
+    if (
+        len(tensor.dims) > limits.GRAPH_RANK
+        or any(dim < 0 for dim in tensor.dims)
+        or (0 in tensor.dims and largest > limits.INTEGER)
+    ):
         raise refused(f"{place} has impossible dimensions", "export the model again")
     wanted = prod(tensor.dims)
     if tensor.HasField("raw_data"):

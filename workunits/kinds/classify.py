@@ -25,6 +25,11 @@ from workunits.wire.messages import TensorSpec
 DEFAULT_TOP: Final = 5
 # A million class names of 64 characters; a longer file is not a list of classes.
 _CLASSES_BYTES: Final = 64 * limits.MIB
+_CLASSES: Final = 1_000_000
+_CLASS_CHARS: Final = 1000
+# Unseen or steering characters that words need: a tab, and what joins or parts letters in Persian,
+# Hindi and some emoji.
+_ALLOWED: Final = frozenset("\t\u200c\u200d")
 
 
 class Classify:
@@ -89,9 +94,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataRefused: not UTF-8 text, an empty line, or a name that stands twice.
     """
+    refusals.expect_file(path)
     with refusals.reading(path, "text"), path.open("rb") as file:
         raw = file.read(_CLASSES_BYTES + 1)
-        if len(raw) > _CLASSES_BYTES:
+        if len(raw) > _CLASSES_BYTES or raw.count(b"\n") > _CLASSES:
             raise DataRefused(f"{path}: too long for a list of class names")
         lines = raw.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
     seen: dict[str, int] = {}
@@ -99,12 +105,23 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         name = line.strip()
         if not name:
             raise DataRefused(f"{path}: line {number} is empty; one class name a line")
+        _check_class_name(path, number, name)
         if name in seen:
             raise DataRefused(
                 f"{path}: lines {seen[name]} and {number} both say {refusals.shortened(name)!r}"
             )
         seen[name] = number
     return tuple(seen)
+
+
+def _check_class_name(path: Path, number: int, name: str) -> None:
+    if len(name) > _CLASS_CHARS:
+        raise DataRefused(f"{path}: line {number} is longer than {_CLASS_CHARS} characters")
+    hidden = next((c for c in name if not c.isprintable() and c not in _ALLOWED), None)
+    if hidden is not None:
+        raise DataRefused(
+            f"{path}: line {number} holds U+{ord(hidden):04X}, which cannot be seen; leave it out"
+        )
 
 
 def _scores(name: str | None, outputs: Sequence[TensorSpec]) -> TensorSpec:

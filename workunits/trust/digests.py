@@ -61,6 +61,13 @@ def streamed_tensors() -> hashlib._Hash:
     return hashlib.sha256(_TAG_ROOT + b"tensors\0")
 
 
+def expect_tensors(raw: bytes | memoryview, wanted: Digest, what: str) -> None:
+    """Raise `BadDigest` unless `raw` is the tensor payload named `wanted`."""
+    running = streamed_tensors()
+    running.update(raw)
+    expect(Digest(running.digest()), wanted, what)
+
+
 def expect(found: Digest, wanted: Digest, what: str) -> None:
     """Raise `BadDigest` unless they are equal."""
     if found != wanted:

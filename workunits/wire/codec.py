@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from workunits.errors import LimitExceeded, MalformedMessage
+from workunits.wire import limits
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def unpack(raw: bytes, kind: type[T], *, most: int) -> T:
     try:
         return decoder.decode(raw)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage(f"{_name(kind)}: {error}") from None
+        raise MalformedMessage(f"{_name(kind)}: {in_one_line(error)}") from None
 
 
 def to_json(value: msgspec.Struct) -> bytes:
@@ -53,7 +54,13 @@ def from_json(raw: bytes, kind: type[T], *, most: int) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage(f"{_name(kind)}: {error}") from None
+        raise MalformedMessage(f"{_name(kind)}: {in_one_line(error)}") from None
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, short and printable: it may quote a field's name out of the bytes."""
+    text = " ".join(str(error)[: limits.TEXT_CHARS].split())
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _check_size(raw: bytes, kind: type[object], most: int) -> None:

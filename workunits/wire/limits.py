@@ -42,11 +42,14 @@ STEP_BYTES: Final = 64 * MIB
 
 # What a graph may be (`workunits.graphs`). A trajectory written out flat has 10,000 nodes.
 GRAPH_NODES: Final = 20_000
+# Names that nodes take and make, and weights: ten for each node. Each is looked at several times.
+GRAPH_LINKS: Final = 200_000
 GRAPH_DEPTH: Final = 3  # loops inside loops
 GRAPH_RANK: Final = 16  # axes of an intermediate tensor
 # Fields of the file, a message counting eight: half a million tree nodes, or 150 MiB of objects.
 GRAPH_RECORDS: Final = 8_000_000
 LOOP_TRIPS: Final = 1_000_000
+EINSUM_CHARS: Final = 400  # its cost, and the time to tell it, grow with the indices
 # One row must be done well within one night: 1e14 FLOP is an hour at 30 GFLOP/s.
 KFLOP_PER_ROW: Final = 100_000_000_000
 # Moves cost no FLOP but time: 1e13 bytes written is an hour at 3 GB/s.

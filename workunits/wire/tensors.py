@@ -16,7 +16,7 @@ from typing import Annotated, Final, NamedTuple, TypeAlias
 import msgspec
 
 from workunits.errors import LimitExceeded, MalformedMessage, TensorsRefused
-from workunits.wire import limits
+from workunits.wire import codec, limits
 from workunits.wire.messages import Count, Dtype, TensorName, TensorSpec
 
 Buffer: TypeAlias = bytes | memoryview
@@ -168,7 +168,7 @@ def _read_forms(text: bytes) -> dict[str, Form]:
     try:
         entries = _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage(f"tensor payload: header: {error}") from None
+        raise MalformedMessage(f"tensor payload: header: {codec.in_one_line(error)}") from None
     if len(entries) > limits.TENSORS:
         raise LimitExceeded(f"tensor payload: {len(entries)} tensors, at most {limits.TENSORS}")
     return {name: _form(name, entry) for name, entry in entries.items()}

@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-HEAD: Final = "0001"
+from server.storage.failures import mapped_errors
+
+HEAD: Final = "0002"
 
 _HAS_VERSION: Final = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
 
@@ -18,7 +20,16 @@ def migrate(path: Path) -> bool:
     """Bring the database at `path` to this version's schema, making it when it is not there.
 
     Returns whether anything was done.
+
+    Raises:
+        Outage: the disk failed; the old schema is whole.
+        Damaged: the file is no database any more.
     """
+    with mapped_errors(path):
+        return _migrate(path)
+
+
+def _migrate(path: Path) -> bool:
     # Alembic is slow to import and only this command needs it.
     from alembic import command
     from alembic.config import Config

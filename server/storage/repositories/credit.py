@@ -44,6 +44,14 @@ _FALL_OUT: Final = (
         .scalar_subquery()
     )
 )
+_LEDGER_OF_OWNER: Final = (
+    select(func.coalesce(func.sum(ledger.c.kflop), 0))
+    .where(ledger.c.owner_id == owners.c.id)
+    .scalar_subquery()
+)
+_UNBALANCED: Final = (
+    select(func.count()).select_from(owners).where(owners.c.credit_kflop != _LEDGER_OF_OWNER)
+)
 _OLDEST: Final = select(func.min(owner_days.c.day))
 _BY_PERIOD: Final = {"all": owners.c.credit_kflop, "30d": owners.c.month_kflop}
 
@@ -100,6 +108,9 @@ class SqlCredit:
             .offset(first)
         )
         return [Standing(first + 1 + place, *row) for place, row in enumerate(rows)]
+
+    def unbalanced(self) -> int:
+        return int(self._connection.execute(_UNBALANCED).scalar_one())
 
     def totals(self) -> ProjectTotals:
         counts = (

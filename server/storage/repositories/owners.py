@@ -18,6 +18,7 @@ from server.storage.tables import (
     owners,
     replicas,
     retired_sessions,
+    uploads,
     vehicles,
 )
 from workunits.values import Digest, OwnerId
@@ -84,6 +85,7 @@ class SqlOwners:
             run(delete(traces).where(traces.c.vehicle_id.in_(of_owner)))
         for vehicle in run(of_owner).scalars().all():
             run(_FORGET_VEHICLE, {"vehicle": vehicle})
+        run(update(uploads).where(uploads.c.vehicle_id.in_(of_owner)).values(vehicle_id=None))
         # An invitation stays used, but not by anybody.
         run(update(invites).where(invites.c.used_by.in_(of_owner)).values(used_by=b""))
         run(delete(vehicles).where(vehicles.c.owner_id == owner))

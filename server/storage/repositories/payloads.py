@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, select, text
+from sqlalchemy import Connection, bindparam, delete, func, select, text
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.domain.records import UploadRow
 from server.storage.repositories.statements import among, chosen, insert_each, keys, words
 from server.storage.tables import payloads, replicas, uploads
-from workunits.values import Digest, LeaseId, Milliseconds
+from workunits.values import Digest, KeyId, LeaseId, Milliseconds
 
-_ADD: Final = upsert(payloads).on_conflict_do_nothing()
+_add = upsert(payloads)
+# One that is there already and is not the same was damaged on this disk: what comes now was checked.
+_ADD: Final = _add.on_conflict_do_update(
+    index_elements=["digest"],
+    set_={"raw": _add.excluded.raw},
+    where=payloads.c.raw != _add.excluded.raw,
+)
 _READ: Final = select(payloads.c.digest, payloads.c.raw).where(payloads.c.digest.in_(keys()))
 _UPLOADS: Final = chosen(UploadRow, uploads)
 _BY_LEASES: Final = _UPLOADS.where(uploads.c.lease_id.in_(keys()))
@@ -35,6 +41,10 @@ _NAMED_BY_REPLICA: Final = (
 )
 _NAMED_BY_UPLOAD: Final = (
     select(uploads.c.lease_id).where(uploads.c.digest == bindparam("digest")).limit(1)
+)
+_BYTES_IN_ALL: Final = select(func.coalesce(func.sum(uploads.c.size), 0))
+_BYTES_OF: Final = _BYTES_IN_ALL.where(
+    uploads.c.vehicle_id == bindparam("vehicle"), uploads.c.lease_id != bindparam("beside")
 )
 
 
@@ -80,6 +90,13 @@ class SqlUploads:
             self._connection.execute(statement, {"digest": digest}).first() is not None
             for statement in (_NAMED_BY_UPLOAD, _NAMED_BY_REPLICA)
         )
+
+    def bytes_of(self, vehicle: KeyId, beside: LeaseId) -> int:
+        asked = {"vehicle": vehicle, "beside": beside}
+        return int(self._connection.execute(_BYTES_OF, asked).scalar_one())
+
+    def bytes_in_all(self) -> int:
+        return int(self._connection.execute(_BYTES_IN_ALL).scalar_one())
 
     def delete(self, leases: Sequence[LeaseId]) -> None:
         if leases:

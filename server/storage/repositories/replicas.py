@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, Integer, bindparam, func, insert, select, true, update
+from sqlalchemy import Connection, Integer, bindparam, func, insert, or_, select, true, update
 
 from server.domain.work import (
     HeldRow,
@@ -30,6 +30,7 @@ from server.storage.tables import replicas, units, vehicles
 from workunits.values import BatchId, KeyId, LeaseId, Milliseconds, OwnerId
 
 _WAITING: Final = words("reported", "inconclusive")
+_UNJUDGED: Final = words("reported", "inconclusive", "set_aside")
 
 _HELD: Final[AnySelect] = select(
     replicas.c.id,
@@ -47,6 +48,7 @@ _HELD: Final[AnySelect] = select(
     units.c.idx,
     units.c.rows,
     units.c.body,
+    replicas.c.is_repeat,
 ).join_from(replicas, units, replicas.c.unit_id == units.c.id)
 _BY_LEASES: Final = _HELD.where(replicas.c.lease_id.in_(keys()))
 _HELD_BY: Final = _HELD.where(
@@ -54,7 +56,7 @@ _HELD_BY: Final = _HELD.where(
 ).order_by(replicas.c.id)
 _UNDECIDED_OF: Final = _HELD.where(
     replicas.c.state != word("leased"),
-    replicas.c.state.in_(_WAITING),
+    replicas.c.state.in_(_UNJUDGED),
     replicas.c.vehicle_id.in_(keys()),
 ).order_by(replicas.c.id)
 _PAST_DEADLINE: Final = _HELD.where(
@@ -92,6 +94,11 @@ _READY: Final = (
 _VOICES: Final = select(replicas.c.unit_id, replicas.c.owner_id).where(
     replicas.c.unit_id.in_(keys()), replicas.c.owner_id.is_not(None)
 )
+_LAPSED: Final[AnySelect] = (
+    select(replicas.c.unit_id, vehicles.c.owner_id)
+    .join_from(replicas, vehicles, replicas.c.vehicle_id == vehicles.c.id)
+    .where(replicas.c.unit_id.in_(keys()), replicas.c.state == word("lost"))
+)
 _STILL_READY: Final = select(replicas.c.id).where(
     replicas.c.id.in_(keys()), replicas.c.state == word("ready")
 )
@@ -111,7 +118,7 @@ _TAKE: Final = (
     update(replicas)
     .where(replicas.c.id == bindparam("key"), replicas.c.state == bindparam("old"))
     .values(
-        state="reported",
+        state=bindparam("new"),
         owner_id=bindparam("owner"),
         output=bindparam("payload"),
         output_size=bindparam("size"),
@@ -128,6 +135,7 @@ _BECOMES: Final = (
         code=bindparam("why"),
         detail=bindparam("line"),
         ended_ms=bindparam("ended"),
+        is_repeat=or_(replicas.c.is_repeat, bindparam("repeats")),
     )
 )
 _FREES: Final = _BECOMES.values(owner_id=None)
@@ -161,7 +169,7 @@ _CANCEL_HELD: Final = (
 )
 _DROP_WAITING: Final = (
     update(replicas)
-    .where(replicas.c.unit_id == bindparam("unit"), replicas.c.state.in_(_WAITING))
+    .where(replicas.c.unit_id == bindparam("unit"), replicas.c.state.in_(_UNJUDGED))
     .values(state="not_needed", untold=True)
 )
 _MAKE_READY: Final = insert(replicas)
@@ -219,6 +227,9 @@ class SqlReplicas:
             found[unit].add(owner)
         return dict(found)
 
+    def lapsed(self, units_: Sequence[int]) -> set[tuple[int, OwnerId]]:
+        return {(unit, owner) for unit, owner in among(self._connection, _LAPSED, units_)}
+
     def still_ready(self, ids: Sequence[int]) -> set[int]:
         return {row.id for row in among(self._connection, _STILL_READY, ids)}
 
@@ -241,6 +252,7 @@ class SqlReplicas:
             {
                 "key": report.id,
                 "old": report.old,
+                "new": report.new,
                 "owner": report.owner_id,
                 "payload": report.output,
                 "size": report.output_size,
@@ -262,6 +274,7 @@ class SqlReplicas:
                     "why": end.code,
                     "line": end.detail,
                     "ended": end.ended_ms,
+                    "repeats": end.is_repeat,
                 }
                 for end in ends
                 if end.frees_owner is frees

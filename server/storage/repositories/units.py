@@ -21,7 +21,8 @@ from server.storage.tables import replicas, units
 from workunits.values import BatchId
 
 _BLOCK: Final = 4_096
-_WAITING: Final = words("reported", "inconclusive")
+# Those without a verdict; a set aside one has no voice.
+_UNJUDGED: Final = words("reported", "inconclusive", "set_aside")
 
 _OUTCOMES: Final = (
     chosen(UnitOutcome, units)
@@ -53,7 +54,7 @@ _TO_CHECK: Final = (
 )
 _RESULTS: Final = (
     chosen(ResultRow, replicas, also=(replicas.c.unit_id,))
-    .where(replicas.c.unit_id.in_(keys()), replicas.c.state.in_(_WAITING))
+    .where(replicas.c.unit_id.in_(keys()), replicas.c.state.in_(_UNJUDGED))
     .order_by(replicas.c.id)
 )
 _COUNTED: Final = select(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from server import settings
+from server.domain.brake import Brake
 from server.domain.records import ConsentRow, VehicleRow
 from server.domain.work import SessionStep
-from server.storage.repositories.statements import among, chosen, keys, write_each
+from server.storage.repositories.statements import AnySelect, among, chosen, keys, write_each
 from server.storage.tables import clone_signs, consents, retired_sessions, vehicles
 from workunits.values import Digest, KeyId, Milliseconds, OwnerId, SessionId
 
@@ -41,6 +43,21 @@ _ADVANCE: Final = (
         seen_ms=bindparam("seen"),
         returns=bindparam("returned"),
         returns_since_ms=bindparam("returned_since"),
+        halvings=bindparam("halved"),
+        lost_in_row=bindparam("lost"),
+        paused_until_ms=bindparam("paused_until"),
+    )
+)
+_BRAKES: Final[AnySelect] = select(
+    vehicles.c.id, vehicles.c.halvings, vehicles.c.lost_in_row, vehicles.c.paused_until_ms
+).where(vehicles.c.id.in_(keys()))
+_SET_BRAKE: Final = (
+    update(vehicles)
+    .where(vehicles.c.id == bindparam("key"))
+    .values(
+        halvings=bindparam("halved"),
+        lost_in_row=bindparam("lost"),
+        paused_until_ms=bindparam("paused_until"),
     )
 )
 _OFFER: Final = (
@@ -57,6 +74,17 @@ _ENROLMENT: Final = select(consents.c.id).where(
 )
 _LAST_ENROLMENT: Final = select(func.max(consents.c.id)).where(
     consents.c.vehicle_id == bindparam("vehicle")
+)
+_ENROLLED: Final = select(func.count()).where(consents.c.vehicle_id == bindparam("vehicle"))
+# A vehicle that begins session after session fills no disk: the youngest are enough to know a clone.
+_FORGET_OLDEST: Final = delete(retired_sessions).where(
+    retired_sessions.c.vehicle_id == bindparam("vehicle"),
+    retired_sessions.c.session.in_(
+        select(retired_sessions.c.session)
+        .where(retired_sessions.c.vehicle_id == bindparam("vehicle"))
+        .order_by(retired_sessions.c.retired_ms.desc())
+        .offset(settings.RETIRED_SESSIONS_KEPT)
+    ),
 )
 _SIGNS: Final = select(func.count()).where(
     clone_signs.c.vehicle_id == bindparam("vehicle"), clone_signs.c.at_ms > bindparam("since")
@@ -112,10 +140,19 @@ class SqlVehicles:
                 "seen": step.seen_ms,
                 "returned": step.returns,
                 "returned_since": step.returns_since_ms,
+                **_braked(step.brake),
             }
             for step in steps
         ]
         write_each(self._connection, _ADVANCE, rows, "sessions")
+
+    def brakes(self, ids: Sequence[KeyId]) -> dict[KeyId, Brake]:
+        found = among(self._connection, _BRAKES, ids)
+        return {key: Brake(*fields) for key, *fields in found}
+
+    def set_brakes(self, brakes: Mapping[KeyId, Brake]) -> None:
+        rows = [{"key": key, **_braked(brake)} for key, brake in brakes.items()]
+        write_each(self._connection, _SET_BRAKE, rows, "vehicles to brake")
 
     def offer_nonce(self, vehicle: KeyId, nonce: bytes) -> None:
         write_each(self._connection, _OFFER, [{"key": vehicle, "offered": nonce}], "nonce")
@@ -127,6 +164,7 @@ class SqlVehicles:
     def retire_session(self, vehicle: KeyId, session: SessionId, now: Milliseconds) -> None:
         row = {"vehicle_id": vehicle, "session": session, "retired_ms": now}
         self._connection.execute(upsert(retired_sessions).on_conflict_do_nothing(), row)
+        self._connection.execute(_FORGET_OLDEST, {"vehicle": vehicle})
 
     def sign_of_clone(
         self, vehicle: KeyId, request: Digest, now: Milliseconds, since: Milliseconds
@@ -135,3 +173,17 @@ class SqlVehicles:
         self._connection.execute(upsert(clone_signs).on_conflict_do_nothing(), row)
         signs = self._connection.execute(_SIGNS, {"vehicle": vehicle, "since": since})
         return int(signs.scalar_one())
+
+    def forget_signs(self, vehicle: KeyId) -> None:
+        self._connection.execute(delete(clone_signs).where(clone_signs.c.vehicle_id == vehicle))
+
+    def enrolled(self, vehicle: KeyId) -> int:
+        return int(self._connection.execute(_ENROLLED, {"vehicle": vehicle}).scalar_one())
+
+
+def _braked(brake: Brake) -> dict[str, object]:
+    return {
+        "halved": brake.halvings,
+        "lost": brake.lost_in_row,
+        "paused_until": brake.paused_until_ms,
+    }

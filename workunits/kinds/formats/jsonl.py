@@ -6,6 +6,7 @@ integers are. It has no NaN and no infinity: they are refused, and a failed row'
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -70,6 +71,9 @@ class _Rows:
                 number += 1
                 if len(line) > self._line_bytes:
                     raise self._refusal(number, "longer than any row of this model")
+                # Windows' editors put it before the first line.
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line := line.strip():
                     yield number, line
 
@@ -90,7 +94,11 @@ class _Rows:
             fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise self._refusal(number, refusals.brief(error)) from None
-        refusals.check_names(self._path, list(fields), self._specs, f"line {number}: key")
+        names = list(fields)
+        # Of two equal keys decoding keeps the last. Values are numbers, so quotation marks are keys'.
+        if line.count(b'"') != 2 * len(names):
+            names = refusals.keys_of(line)
+        refusals.check_names(self._path, names, self._specs, f"line {number}: key")
         return {name: bytes(raw) for name, raw in fields.items()}
 
     def _refusal(self, number: int, text: str) -> DataRefused:

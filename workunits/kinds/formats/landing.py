@@ -16,6 +16,9 @@ class Landing:
     def __init__(self, path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        if path.exists() and not path.is_file():
+            # It would be replaced by a file, and whoever reads from it would wait for ever.
+            raise OSError(errno.EINVAL, "it is a pipe or a device, name a file", str(path))
         self._path = path
         self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self.file: BinaryIO = self._part.open("xb")

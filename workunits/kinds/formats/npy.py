@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -98,7 +99,7 @@ def _stored(path: Path, specs: Sequence[TensorSpec]) -> stored.StoredArray:
 
 
 def _parse(path: Path, what: str, text: str, length: int) -> Header:
-    descr, order, shape = _DESCR.search(text), _ORDER.search(text), _SHAPE.search(text)
+    descr, order, shape = (_only(pattern, text) for pattern in (_DESCR, _ORDER, _SHAPE))
     if order is None or shape is None:
         raise DataRefused(f"{path}: {what} is damaged: not a header of numpy's")
     sizes = tuple(int(size.rstrip("L")) for size in shape[1].replace(" ", "").split(",") if size)
@@ -108,6 +109,12 @@ def _parse(path: Path, what: str, text: str, length: int) -> Header:
     # With one axis, or no numbers, both orders are the same.
     is_fortran = order[1] == "True" and len(sizes) > 1 and prod(sizes) > 0
     return Header(dtype, sizes, is_fortran, length)
+
+
+def _only(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The one place that fits; of two, readers would differ on which one counts."""
+    found = list(islice(pattern.finditer(text), 2))
+    return found[0] if len(found) == 1 else None
 
 
 def _dtype(path: Path, what: str, descr: str) -> Dtype:

@@ -24,6 +24,9 @@ _LOCAL_HEADER_BYTES: Final = 30
 _COPY_BYTES: Final = 1 << 20
 # Many more members than a model can have inputs are not worth a look.
 _MEMBERS: Final = 16 * limits.TENSORS
+# What numpy writes. The standard library unpacks the other methods without a bound: 400 bytes of
+# bzip2 become 256 MiB in memory.
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read(path: Path, specs: Sequence[TensorSpec]) -> RowSource:
@@ -46,6 +49,11 @@ def _stored(path: Path) -> list[stored.StoredArray]:
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> stored.StoredArray:
     name = member.filename.removesuffix(_SUFFIX)
+    if member.compress_type not in _METHODS:
+        raise DataRefused(
+            f"{path}: member {refusals.shortened(name)!r} is compressed as numpy never does; "
+            "write the file with np.savez or np.savez_compressed"
+        )
     with archive.open(member) as stream:
         header = npy.read_header(
             path, f"member {refusals.shortened(member.filename)!r}", cast("BinaryIO", stream)

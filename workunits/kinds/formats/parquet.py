@@ -48,9 +48,10 @@ class _Rows:
         with _reading(path), pq.ParquetFile(path) as file:
             self._rows: int = file.metadata.num_rows
             schema: pa.Schema = file.schema_arrow
-        refusals.check_names(path, schema.names, specs, "column")
-        for spec in specs:
-            _check_type(path, spec, schema.field(spec.name).type)
+            refusals.check_names(path, schema.names, specs, "column")
+            for spec in specs:
+                _check_type(path, spec, schema.field(spec.name).type)
+            _check_counts(path, file.metadata, schema.names, specs)
         refusals.check_rows(path, {spec.name: self._rows for spec in specs})
 
     @property
@@ -103,7 +104,8 @@ def _check_type(path: Path, spec: TensorSpec, kind: pa.DataType) -> None:
     what = f"column {spec.name!r}"
     if element not in _NAMES:
         raise DataRefused(
-            f"{path}: {what} is {refusals.shortened(str(kind))}, the model wants {spec.dtype}"
+            f"{path}: {what} is {refusals.printable(refusals.shortened(str(kind)))}, "
+            f"the model wants {spec.dtype}"
         )
     refusals.check_dtype(path, what, _NAMES[element], spec)
     if depth == len(spec.shape) or (depth == 1 and spec.shape):
@@ -111,6 +113,26 @@ def _check_type(path: Path, spec: TensorSpec, kind: pa.DataType) -> None:
     wanted = "plain numbers" if not spec.shape else f"lists, each row {list(spec.shape)} or flat"
     found = "plain numbers" if depth == 0 else f"lists {depth} deep"
     raise DataRefused(f"{path}: {what} holds {found}, the model wants {wanted}")
+
+
+def _check_counts(
+    path: Path, metadata: pq.FileMetaData, names: Sequence[str], specs: Sequence[TensorSpec]
+) -> None:
+    """Refuse lists so long that they must not be decoded; a little file may hold one of gigabytes.
+
+    Shorter ones of a wrong length are met while reading, where their row is known.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for place, name in enumerate(names):
+            spec, found = by_name[name], group.column(place).num_values
+            wanted = group.num_rows * prod(spec.shape)
+            is_much = found * NUMPY_DTYPES[spec.dtype].itemsize > _BATCH_BYTES
+            if found > wanted and is_much:
+                raise DataRefused(
+                    f"{path}: column {name!r} has {found:,} numbers in {group.num_rows:,} rows, "
+                    f"the model wants {prod(spec.shape):,} a row"
+                )
 
 
 def _is_list(kind: pa.DataType) -> bool:

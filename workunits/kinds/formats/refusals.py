@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
+import json
+import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 
@@ -16,8 +18,7 @@ from workunits.wire.messages import TensorSpec
 
 # What the standard library's readers raise on a damaged archive, encrypted or in an unknown method.
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
-    EOFError, ValueError, OverflowError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, NotImplementedError, RuntimeError,
 )  # fmt: skip
 
 _SHOWN_NAMES = 8
@@ -37,6 +38,17 @@ def reading(path: Path, form: str) -> Iterator[None]:
         raise DataRefused(f"{path}: damaged, or not a {form} file ({brief(error)})") from None
 
 
+def expect_file(path: Path) -> None:
+    """Refuse pipes and devices, on which reading may wait or go on for ever.
+
+    Also because a data set is read more than once. What is not there is for `reading` to tell.
+    """
+    with suppress(OSError):
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise DataRefused(f"{path}: is no ordinary file; copy what it gives into one first")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """An answer that cannot be written, as `DataRefused`."""
@@ -49,9 +61,11 @@ def writing(path: Path) -> Iterator[None]:
 def check_names(path: Path, found: Sequence[str], specs: Sequence[TensorSpec], word: str) -> None:
     """Refuse unless `found` are exactly the inputs' names; `word` is what the format calls them."""
     wanted = [spec.name for spec in specs]
-    missing = [name for name in wanted if name not in found]
-    extra = sorted(set(found) - set(wanted))
-    twice = sorted({name for name in found if found.count(name) > 1})
+    # Counted once: a file may hold a million names.
+    counts = Counter(found)
+    missing = [name for name in wanted if name not in counts]
+    extra = sorted(counts.keys() - set(wanted))
+    twice = sorted(name for name, count in counts.items() if count > 1)
     faults = [
         f"{label} {listed(names)}"
         for label, names in (("missing", missing), ("not an input", extra), ("twice", twice))
@@ -114,7 +128,21 @@ def shortened(text: str) -> str:
 def brief(error: BaseException) -> str:
     """The first line of a foreign error."""
     text = str(error).strip().splitlines()
-    return shortened(text[0]) if text else type(error).__name__
+    return printable(shortened(text[0])) if text else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Foreign words without what would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def keys_of(text: bytes) -> list[str]:
+    """The keys of a JSON object in their order, those that stand twice as well.
+
+    Raises:
+        ValueError, RecursionError: it is not one that Python reads.
+    """
+    return [name for name, _ in json.loads(text, object_pairs_hook=list)]
 
 
 def only(path: Path, specs: Sequence[TensorSpec], advice: str) -> TensorSpec:

@@ -5,6 +5,7 @@ What vehicles exchange is one strict form of it (`workunits.wire.tensors`); peop
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
@@ -22,7 +23,8 @@ from workunits.wire.messages import Count, Dtype, TensorSpec
 FORM: Final = ".safetensors"
 _METADATA: Final = "__metadata__"
 _LENGTH_BYTES: Final = 8
-_HEADER_BYTES: Final = 16 * limits.MIB
+# No data set has more tensors than a model has inputs; metadata are a few lines.
+_HEADER_BYTES: Final = limits.MIB
 # The format's words: F32, I64, U8, BOOL.
 _DTYPES: Final[dict[str, Dtype]] = {
     "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}": name
@@ -54,10 +56,33 @@ def _stored(path: Path) -> list[stored.StoredArray]:
             raise DataRefused(f"{path}: damaged, or not a .safetensors file")
         # A DecodeError is a ValueError, and so is text that is not UTF-8.
         entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        _check_keys(path, text, len(entries))
         entries.pop(_METADATA, None)
         decode = msgspec.json.Decoder(_Entry).decode
         start = _LENGTH_BYTES + length
-        return [_array(path, start, name, decode(raw)) for name, raw in entries.items()]
+        arrays = [_array(path, start, name, decode(raw)) for name, raw in entries.items()]
+    _check_places(path, start, arrays)
+    return arrays
+
+
+def _check_keys(path: Path, text: bytes, count: int) -> None:
+    """Of two equal names decoding would keep the last, other readers the first."""
+    names = refusals.keys_of(text)
+    if len(names) != count:
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        raise DataRefused(f"{path}: damaged: its header has twice {refusals.listed(twice)}")
+
+
+def _check_places(path: Path, start: int, arrays: Sequence[stored.StoredArray]) -> None:
+    """The format's own rule: the numbers lie one after the other, and nothing else is there."""
+    end = start
+    for array in sorted(arrays, key=lambda array: (array.offset or 0, array.size)):
+        if array.offset != end:
+            what = f"tensor {refusals.shortened(array.name)!r}"
+            raise DataRefused(f"{path}: damaged: {what} overlaps another, or a gap is before it")
+        end += array.size
+    if end != path.stat().st_size:
+        raise DataRefused(f"{path}: damaged: bytes follow that belong to no tensor")
 
 
 def _array(path: Path, start: int, name: str, entry: _Entry) -> stored.StoredArray:

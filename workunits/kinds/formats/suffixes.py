@@ -10,7 +10,7 @@ from typing import Final
 from workunits.arrays import Arrays
 from workunits.errors import DataRefused
 from workunits.kinds.base import RowSource
-from workunits.kinds.formats import jsonl, npy, npz, safetensors
+from workunits.kinds.formats import jsonl, npy, npz, refusals, safetensors
 from workunits.kinds.formats.table import Column, TableWriter
 from workunits.wire.messages import TensorSpec
 
@@ -54,7 +54,9 @@ def read(path: Path, specs: Sequence[TensorSpec]) -> RowSource:
     Raises:
         DataRefused: what does not fit, where, and how to mend it.
     """
-    return _format(path).read(path, specs)
+    found = _format(path)
+    refusals.expect_file(path)
+    return found.read(path, specs)
 
 
 def read_whole(path: Path, specs: Sequence[TensorSpec]) -> Arrays:
@@ -66,6 +68,7 @@ def read_whole(path: Path, specs: Sequence[TensorSpec]) -> Arrays:
     found = _format(path).read_whole
     if found is None:
         raise DataRefused(f"{path}: {path.suffix} holds rows; save what all rows share as .npz")
+    refusals.expect_file(path)
     return found(path, specs)
 
 
