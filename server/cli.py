@@ -60,7 +60,7 @@ def cli(context: click.Context, folder: Path | None) -> None:
     """Run a Tesla@home project: publish models and batches, hand out work, collect answers."""
     from server.adapters import swapping
 
-    context.obj = Shell(folder or cli_shell.default_folder())
+    context.obj = Shell((folder or cli_shell.default_folder()).absolute())
     swapping.finish(context.obj.folder)
 
 

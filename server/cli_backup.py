@@ -23,7 +23,8 @@ _LOST: Final = (
     "Lost is everything since: batches, models, results and the credit for them.",
     "Vehicles are told at their next request and need nobody's help: they keep what they hold, and",
     "those that joined since join again by themselves. Owners who left since and vehicles that were",
-    "quarantined since are back: see to them again.",
+    "quarantined since are back, and vehicles that were released since are in quarantine: see to them",
+    "again.",
 )
 
 
@@ -122,7 +123,8 @@ def _tell_restored(folder: Path, restored: Restored) -> None:
         note(f"warning: the {', '.join(restored.behind)} metadata could not be signed anew, and "
              "vehicles that saw newer ones refuse these: put the keys into keys/ and restore "
              "once more")  # fmt: skip
-    say(f"next: tesla-at-home-server --dir {folder} serve")
+    if not restored.absent_keys:
+        say(f"next: tesla-at-home-server --dir {folder} serve")
 
 
 BACKUP_COMMANDS: Final = (backup, restore)

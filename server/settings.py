@@ -123,6 +123,8 @@ UPLOAD_BYTES_IN_ALL: Final = 64 * 1024**3
 
 # Of one network in a minute; an honest client sends none, and each costs a tenth of a millisecond.
 BAD_SIGNATURES_PER_MINUTE: Final = 60
+# Twenty such networks of one provider: its other customers are still read.
+BAD_SIGNATURES_PER_PROVIDER: Final = 20 * BAD_SIGNATURES_PER_MINUTE
 # Networks remembered for that: a few hundred KB.
 NETWORKS_REMEMBERED: Final = 4_096
 

@@ -35,6 +35,7 @@ _TOLD: Final = {
     "lease_refused": "unit {unit} refused: ",
     "report_quarantined": "report of unit {unit} kept, the project refuses it: ",
     "unknown_vehicle": "",
+    "project_notice": "the project says: ",
     "joined": "",
 }
 

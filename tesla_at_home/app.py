@@ -120,10 +120,12 @@ def _mend(
     wait_s = repair.wait_s(directory, clock)
     if timeout_s is not None and wait_s > timeout_s:
         raise damage
-    tell(str(damage))
     with _signals(inbox) as caught, contextlib.suppress(queue.Empty):
         if wait_s:
-            tell(f"not for the first time today: nothing is computed for {wait_s:g} s")
+            tell(
+                "the agent's database is damaged, and not for the first time today: nothing is "
+                f"computed for {wait_s:g} s"
+            )
             inbox.get(timeout=wait_s)
             return _code(caught)
     tell(repair.mend(directory, damage, clock, SystemRandomness()))

@@ -60,7 +60,8 @@ def _version() -> str:
 def cli(context: click.Context, directory: Path | None) -> None:
     """Lend a parked, plugged-in car's computer to a Tesla@home project."""
     shell = context.ensure_object(Shell)
-    shell.directory = directory or cli_shell.default_directory()
+    # Whole: the computing process, among others, works in another directory.
+    shell.directory = (directory or cli_shell.default_directory()).absolute()
     shell.is_named = context.get_parameter_source("directory") is ParameterSource.COMMANDLINE
 
 

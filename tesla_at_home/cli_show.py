@@ -253,6 +253,7 @@ def _facts(seen: Seen) -> list[tuple[str, str]]:
         ("contact", _contact(seen)),
         ("notice", view.notice or ""),
         ("fault", view.fault or ""),
+        ("repaired", _repair(seen) or ""),
     ]
 
 
@@ -306,6 +307,8 @@ def _open_sentence(view: View) -> str:
         return "The gate is open; the units held are being fetched, sent or waiting."
     if view.is_finishing:
         return "The gate is open, but no new work is taken (`tesla-at-home finish`)."
+    if view.notice:
+        return f"The gate is open, but there is no work. The project says: {view.notice}"
     return "The gate is open; there is no work here yet."
 
 

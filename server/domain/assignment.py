@@ -59,3 +59,8 @@ def pick(
 def duration_s(lease_s: int, batch_deadline: Milliseconds, now: Milliseconds) -> int:
     """How long a lease runs: the batch's time, but not past the batch's own deadline; 0 is none."""
     return max(0, min(lease_s, (batch_deadline - now) // 1000))
+
+
+def is_cut_short(lease_deadline: Milliseconds, batch_deadline: Milliseconds) -> bool:
+    """Whether a lease ends with its batch, to the second; nobody let it lapse then."""
+    return lease_deadline > batch_deadline - 1000

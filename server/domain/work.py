@@ -43,7 +43,7 @@ class HeldRow:
     idx: int
     rows: int
     body: bytes
-    is_repeat: bool = False  # not counted among the unit's replicas
+    is_repeat: bool = False  # not counted among the unit's replicas and errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ class ReplicaEnd:
     detail: str | None
     ended_ms: Milliseconds
     frees_owner: bool
-    is_repeat: bool = False  # from now on it does not count among the unit's replicas
+    is_repeat: bool = (
+        False  # from now on it counts neither among the unit's replicas nor its errors
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Final
 from litestar.types import Receive
 
 from server import settings
+from server.domain.networks import provider_of
 from server.errors import Busy
 from server.http.networks import network_of
 from server.http.problems import BodyTooSlow, WrongContentType
@@ -28,6 +29,8 @@ PIECE_S: Final = 30.0
 PIECE_BYTES: Final = 1024
 # Of the room, for the callers of one network: four of the largest messages at once.
 _NETWORK_SHARE: Final = 0.25
+# And for those of one provider, whose customers may each have many networks.
+_PROVIDER_SHARE: Final = 0.5
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -39,8 +42,8 @@ class Gone(Exception):
 class Room:
     """The memory for the bodies of messages, one for all callers. Used from one event loop.
 
-    No network (`server.http.networks`) gets more than a part of it, so that none keeps all others
-    out; this computer itself is not counted.
+    No network (`server.http.networks`) gets more than a part of it, nor does a provider, so that
+    none keeps all others out; this computer itself is not counted.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Room:
     ) -> None:
         self._free_bytes = most_bytes
         self._most_for_one = int(most_bytes * _NETWORK_SHARE)
+        self._most_for_provider = int(most_bytes * _PROVIDER_SHARE)
         self._taken: Counter[str] = Counter()
         self._is_behind_proxy = is_behind_proxy
 
@@ -66,22 +70,29 @@ class Room:
             raise Busy(
                 "more is being sent to this server than it can hold; send it again in a moment"
             )
-        if network is not None:
-            if self._taken[network] + more > self._most_for_one:
-                raise Busy(
-                    "more is being sent from this network than there is room for; send it again "
-                    "in a moment"
-                )
-            self._taken[network] += more
+        rings = self._rings(network)
+        if any(self._taken[name] + more > most for name, most in rings.items()):
+            raise Busy(
+                "more is being sent from this network than there is room for; send it again "
+                "in a moment"
+            )
+        self._taken.update(dict.fromkeys(rings, more))
         self._free_bytes -= more
+
+    def _rings(self, network: str | None) -> dict[str, int]:
+        """What its network and its provider may have: one home has many networks under IPv6."""
+        if network is None:
+            return {}
+        provider = provider_of(network)
+        rings = {} if provider is None else {provider: self._most_for_provider}
+        return rings | {network: self._most_for_one}
 
     def _give_back(self, share: Share) -> None:
         self._free_bytes += share.bytes
-        if share.network is None:
-            return
-        self._taken[share.network] -= share.bytes
-        if not self._taken[share.network]:
-            del self._taken[share.network]
+        for name in self._rings(share.network):
+            self._taken[name] -= share.bytes
+            if not self._taken[name]:
+                del self._taken[name]
 
 
 class Share:

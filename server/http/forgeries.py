@@ -1,8 +1,9 @@
 """Messages with bad signatures, counted by network: who sends too many is not read for the minute.
 
 Checking a signature is what a stranger can make this server do most cheaply for himself. Networks are
-those of `server.http.networks`; this computer is not counted, as with enrolments. What is
-remembered is bounded: beyond it, networks that are not remembered share one count.
+those of `server.http.networks`; this computer is not counted, as with enrolments. A provider has a
+bound, too, so that many networks of one home are no more than a few. What is remembered is bounded;
+who is not remembered is read: a check costs less than keeping honest vehicles out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from server import settings
+from server.domain.networks import provider_of
 from server.errors import TooMany
 from server.http.networks import network_of
 from server.ports import Clock
@@ -19,7 +21,6 @@ from workunits.errors import BadSignature
 from workunits.values import Milliseconds
 
 _MINUTE_MS: Final = 60_000
-_OTHERS: Final = "others"
 
 
 class TooManyForgeries(TooMany):
@@ -34,9 +35,11 @@ class Forgeries:
     def __init__(
         self,
         most: int = settings.BAD_SIGNATURES_PER_MINUTE,
+        most_of_provider: int = settings.BAD_SIGNATURES_PER_PROVIDER,
         networks: int = settings.NETWORKS_REMEMBERED,
     ) -> None:
         self._most = most
+        self._most_of_provider = most_of_provider
         self._networks = networks
         self._minute = -1
         self._counts: dict[str, int] = {}
@@ -46,9 +49,10 @@ class Forgeries:
         return not self._counts
 
     def expect_welcome(self, network: str | None, now: Milliseconds) -> None:
-        """Raise `TooManyForgeries` while `network` has used up its minute."""
+        """Raise `TooManyForgeries` while `network` or its provider has used up its minute."""
         self._turn_to(now)
-        if network is not None and self._counts.get(self._known_as(network), 0) >= self._most:
+        rings = () if network is None else self._rings(network)
+        if any(self._counts.get(name, 0) >= most for name, most in rings):
             raise TooManyForgeries(
                 "too many messages with bad signatures came from this network; wait a minute"
             )
@@ -56,13 +60,15 @@ class Forgeries:
     def note(self, network: str | None, now: Milliseconds) -> None:
         """One more came from `network`."""
         self._turn_to(now)
-        if network is not None:
-            name = self._known_as(network)
-            self._counts[name] = self._counts.get(name, 0) + 1
+        # The provider first: of a flood from its many networks it is the one to remember.
+        for name, _ in reversed(() if network is None else self._rings(network)):
+            if name in self._counts or len(self._counts) < self._networks:
+                self._counts[name] = self._counts.get(name, 0) + 1
 
-    def _known_as(self, network: str) -> str:
-        is_known = network in self._counts or len(self._counts) < self._networks
-        return network if is_known else _OTHERS
+    def _rings(self, network: str) -> tuple[tuple[str, int], ...]:
+        provider = provider_of(network)
+        own = (network, self._most)
+        return (own,) if provider is None else (own, (provider, self._most_of_provider))
 
     def _turn_to(self, now: Milliseconds) -> None:
         if now // _MINUTE_MS != self._minute:

@@ -51,6 +51,7 @@ class _Plan:
     taken: list[ReportTaken] = field(default_factory=list)
     ended: list[ReplicaEnd] = field(default_factory=list)
     after: dict[int, Ended] = field(default_factory=dict)
+    errors: int = 0  # of the vehicles
     payloads: dict[Digest, bytes] = field(default_factory=dict)
     uploads: list[LeaseId] = field(default_factory=list)
     units: dict[int, HeldRow] = field(default_factory=dict)
@@ -88,11 +89,11 @@ class Intake:
         return taken
 
     def _deliver(self, plan: _Plan, known: _Known, delivery: Delivery, now: Milliseconds) -> Taken:
-        before = _happened(plan)
+        errors, taken = plan.errors, len(plan.taken)
         receipts = tuple(
             self._receipt(plan, known, delivery, report, now) for report in delivery.reports
         )
-        return Taken(receipts, _since(before, _happened(plan)))
+        return Taken(receipts, Happened(plan.errors - errors, results=len(plan.taken) - taken))
 
     def _receipt(
         self, plan: _Plan, known: _Known, delivery: Delivery, report: Report, now: Milliseconds
@@ -119,10 +120,10 @@ class Intake:
         now: Milliseconds,
     ) -> Receipt:
         if step is Step.FAIL:
-            _end(plan, held, "fail", report.code or "failed", report.detail, now)
+            _end(plan, delivery, held, "fail", report.code or "failed", report.detail, now)
             return Receipt(lease=report.lease, outcome="taken")
         if step is Step.RETURN:
-            _end(plan, held, "return", report.code, report.detail, now)
+            _end(plan, delivery, held, "return", report.code, report.detail, now)
             return Receipt(lease=report.lease, outcome="taken")
         owner = delivery.vehicle.owner_id
         if held.state == "lost" and _has_voice(plan, known, held.unit_id, owner):
@@ -133,7 +134,7 @@ class Intake:
                 return Receipt(lease=report.lease, outcome="again", code="payload_missing")
             self._check(known, report, held, found)
         except ContractError as error:
-            return _refuse(plan, report, held, error, now)
+            return _refuse(plan, delivery, report, held, error, now)
         _take(plan, delivery, report, held, now)
         return Receipt(lease=report.lease, outcome="taken")
 
@@ -240,16 +241,22 @@ def _take(
 
 
 def _refuse(
-    plan: _Plan, report: Report, held: HeldRow, error: ContractError, now: Milliseconds
+    plan: _Plan,
+    delivery: Delivery,
+    report: Report,
+    held: HeldRow,
+    error: ContractError,
+    now: Milliseconds,
 ) -> Receipt:
     detail = str(error)[: limits.TEXT_CHARS]
     if held.state == "leased":
-        _end(plan, held, "fail", error.code, detail, now)
+        _end(plan, delivery, held, "fail", error.code, detail, now)
     return Receipt(lease=report.lease, outcome="refused", code=error.code, detail=detail)
 
 
 def _end(
     plan: _Plan,
+    delivery: Delivery,
     held: HeldRow,
     event: str,
     code: str | None,
@@ -257,6 +264,9 @@ def _end(
     now: Milliseconds,
 ) -> None:
     failed = event == "fail"
+    # In quarantine a failure says something of the vehicle, nothing of the unit.
+    counts = failed and delivery.vehicle.state != "quarantined"
+    plan.errors += failed
     plan.ended.append(
         ReplicaEnd(
             id=held.id,
@@ -266,11 +276,12 @@ def _end(
             detail=detail,
             ended_ms=now,
             frees_owner=not failed,
+            is_repeat=failed and not counts,
         )
     )
     before = plan.after.get(held.unit_id, Ended())
     plan.after[held.unit_id] = Ended(
-        errors=before.errors + failed, returned=before.returned + (not failed)
+        errors=before.errors + counts, returned=before.returned + (not counts)
     )
 
 
@@ -281,15 +292,6 @@ def _has_voice(plan: _Plan, known: _Known, unit: int, owner: OwnerId) -> bool:
 def _is_own(known: _Known, delivery: Delivery, report: Report) -> bool:
     held = known.held.get(report.lease)
     return held is not None and held.vehicle_id == delivery.vehicle.id
-
-
-def _happened(plan: _Plan) -> Happened:
-    errors = sum(end.new == "failed" for end in plan.ended)
-    return Happened(errors=errors, results=len(plan.taken))
-
-
-def _since(before: Happened, now: Happened) -> Happened:
-    return Happened(errors=now.errors - before.errors, results=now.results - before.results)
 
 
 def _named(runtime: Runtime | None) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from server.domain import lifecycle
 from server.domain.brake import Happened
 from server.domain.credit import VALID_RESULT
+from server.domain.quorum import has_voice, is_due
 from server.domain.records import BatchRow
 from server.domain.work import Crediting, ResultRow, UnitChange, UnitToCheck, VerdictGiven
 from server.ports import Repositories
@@ -68,7 +69,19 @@ def write(
     repos.units.change(writes.changes)
     repos.replicas.cancel_ready([change.id for change in writes.changes])
     see_to_units(repos, writes.after, now)
+    repos.units.ask_check(
+        [one.unit.id for one in rulings if _is_due_again(one, batches[one.unit.batch_id])]
+    )
     settle(repos, writes.settled, now)
+
+
+def _is_due_again(ruling: Ruling, batch: BatchRow) -> bool:
+    """Whether an open unit lost results to the disk, and those that are left are enough to compare."""
+    dropped = {verdict.id for verdict in ruling.verdicts if verdict.new == "not_needed"}
+    left = [result for result in ruling.unit.results if result.id not in dropped]
+    voices = sum(has_voice(result.state) for result in left)
+    is_open = ruling.unit.state == "open"
+    return bool(dropped) and is_open and is_due(ruling.unit.state, voices, batch.quorum)
 
 
 def _add(writes: _Writes, ruling: Ruling, now: Milliseconds) -> None:

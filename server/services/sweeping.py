@@ -6,11 +6,12 @@ Each piece of work is a bounded block in a transaction of its own, so that reque
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from server import settings
 from server.domain import lifecycle
+from server.domain.assignment import is_cut_short
 from server.domain.brake import Happened
 from server.domain.records import BatchRow
 from server.domain.work import HeldRow, ReplicaEnd, UnitChange
@@ -18,7 +19,7 @@ from server.ports import Blobs, Database, Repositories, UploadFiles
 from server.services.conduct import brake
 from server.services.settling import Ended, see_to_units
 from server.services.uploaded import forget_unnamed
-from workunits.values import Milliseconds, OwnerId
+from workunits.values import BatchId, KeyId, Milliseconds, OwnerId
 
 # How the open units of an ended batch end; a completed or failed batch has none.
 _UNIT_EVENT = {"cancelled": "cancel", "expired": "fail"}
@@ -39,7 +40,7 @@ class Sweeping:
             repos.replicas.end(ends)
             ended = zip(late, ends, strict=True)
             see_to_units(repos, _lapses(ended), now)
-            lost = Counter(held.vehicle_id for held in late)
+            lost = _lost_by(late, repos.batches.by_ids(sorted({held.batch_id for held in late})))
             brake(repos, {key: Happened(lost=count) for key, count in lost.items()}, now)
         return len(late)
 
@@ -99,6 +100,15 @@ def _lost(held: HeldRow, now: Milliseconds, before: AbstractSet[tuple[int, Owner
         ended_ms=now,
         frees_owner=True,
         is_repeat=(held.unit_id, held.owner_id) in before,
+    )
+
+
+def _lost_by(late: Iterable[HeldRow], batches: Mapping[BatchId, BatchRow]) -> Counter[KeyId]:
+    """How many leases each vehicle let lapse; one cut short by its batch's end is nobody's lapse."""
+    return Counter(
+        held.vehicle_id
+        for held in late
+        if not is_cut_short(held.deadline_ms, batches[held.batch_id].deadline_ms)
     )
 
 

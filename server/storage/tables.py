@@ -244,7 +244,7 @@ replicas = Table(
     Column("compute_ms", BigInteger),
     Column("kflop", BigInteger),  # credit granted
     Column("untold", Boolean, nullable=False, server_default=text("0")),  # verdict not yet sent
-    # Its owner had let a lease of this unit lapse before: it does not count among the replicas.
+    # Its owner had let a lease of this unit lapse before, or it failed in quarantine: it does not count.
     Column("is_repeat", Boolean, nullable=False, server_default=text("0")),
     UniqueConstraint("unit_id", "owner_id"),  # also finds the replicas of a unit
     Index("replicas_by_lease", "lease_id", unique=True,

@@ -9,6 +9,7 @@ since it is the child that wrote it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -124,17 +125,39 @@ class Cell:
             found.rename(output)
             sync_directory(output.parent)
 
-    def is_overfull(self) -> bool:
-        """Whether more was written than the unit can give; a limit of one file stops one file."""
+    def is_overfull(self, pid: int) -> bool:
+        """Whether its process wrote more than the unit can give; a limit of one file stops one file.
+
+        Raises:
+            OSError: something of it is gone, or is hidden from us.
+        """
         if self._folder is None:
             return False
-        sizes = []
+        sizes = [self.nameless_bytes(pid)]
         with os.scandir(self._folder / "out") as entries:
             for entry in entries:
                 sizes.append(entry.stat(follow_symlinks=False).st_size)
-                if len(sizes) > _FILES_AT_MOST:
+                if len(sizes) > _FILES_AT_MOST + 1:
                     return True
-        return sum(sizes) > 3 * file_bytes(self._job)
+        return sum(sizes) > 3 * file_bytes(self._job) or self.has_nameless_mapping(pid)
+
+    def nameless_bytes(self, pid: int) -> int:
+        """What the process still holds of files that it removed: on the disk, and in no folder."""
+        sizes: dict[tuple[int, int], int] = {}
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat()
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        sizes[found.st_dev, found.st_ino] = found.st_size
+        return sum(sizes.values())
+
+    def has_nameless_mapping(self, pid: int) -> bool:
+        """Whether it maps a file that it removed; how large that is cannot be seen, and none does."""
+        assert self._folder is not None
+        start, end = f" {self._folder}/out/".encode(), b" (deleted)\n"
+        with open(f"/proc/{pid}/maps", "rb") as lines:
+            return any(line.endswith(end) and start in line for line in lines)
 
     def remove(self) -> None:
         """The folder and its names; what the agent keeps has names of its own."""

@@ -168,11 +168,19 @@ class ChildProcess:
         return ()
 
     def look_at_folder(self) -> None:
-        """End it when it writes more than its unit can give."""
-        with contextlib.suppress(OSError):
-            if self._cell.is_overfull():
-                self.fault = Misspoken("writes more than the unit can give")
-                self.signal(signal.SIGKILL)
+        """End it when it writes more than its unit can give, or hides what it writes."""
+        try:
+            fault = (
+                "writes more than the unit can give" if self._cell.is_overfull(self.pid) else None
+            )
+        except PermissionError:
+            # A process without memory is about to end, and then nobody may look into it.
+            fault = "hides what it writes" if self.memory_bytes() else None
+        except OSError:
+            fault = None
+        if fault is not None:
+            self.fault = Misspoken(fault)
+            self.signal(signal.SIGKILL)
 
     @property
     def pid(self) -> int:

@@ -35,7 +35,7 @@ _IOPRIO_PROCESS: Final = 1
 _IOPRIO_IDLE: Final = 3 << 13
 _OOM_FIRST: Final = "1000"
 # Python, the shared libraries of CUDA and the files of a unit are under 200.
-_OPEN_FILES: Final = 512
+_OPEN_FILES: Final = 256
 # Stacks of threads, and what allocators ask for ahead and do not use: measured 120 MiB without a model.
 _UNUSED_MEMORY_BYTES: Final = 512 * MIB
 _PRIVATE_UMASK: Final = 0o077
@@ -153,14 +153,22 @@ def _gain_nothing(bounds: Bounds) -> str:
 
 def _leave_files(bounds: Bounds) -> str:
     root = Path(tesla_at_home.__file__).resolve().parent.parent
+    read_whole = tuple(_readable(root))
     version = landlock.restrict(
         landlock.Grants(
             listed=(root,),
-            read=(*_readable(root), *(Path(folder) for folder in bounds.reads)),
+            read=(*read_whole, *(Path(folder) for folder in bounds.reads)),
             written=tuple(Path(folder) for folder in bounds.writes),
             devices=(Path("/dev/null"), *_devices()),
         )
     )
+    own = Path(bounds.writes[0]).resolve()
+    for folder in read_whole:
+        if own.is_relative_to(folder.resolve()):
+            # Landlock grants and cannot take back: the key and other units lie there too.
+            raise _NotHere(
+                f"its folder lies below {folder}, which is read whole: keep DIR elsewhere"
+            )
     return f"only its own folder and the system's libraries (Landlock {version})"
 
 

@@ -20,7 +20,7 @@ _PR_SET_SECCOMP: Final = 22
 _MODE_FILTER: Final = 2
 
 # Parts of struct seccomp_data, and the few instructions of classic BPF that are needed.
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT, _AT_SECOND_ARGUMENT = 0, 4, 16, 24
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW: Final = 0x7FFF0000
 _REFUSE: Final = 0x00050000 | errno.EPERM
@@ -28,6 +28,10 @@ _REFUSE: Final = 0x00050000 | errno.EPERM
 _NOT_KNOWN: Final = 0x00050000 | errno.ENOSYS
 
 _CLONE_THREAD: Final = 0x10000
+# Whom the kernel signals for a file that becomes ready, and how: F_SETOWN, F_SETSIG, F_SETOWN_EX,
+# and for `ioctl` FIOSETOWN, SIOCSPGRP.
+_SIGNALS_BY_FCNTL: Final = (8, 10, 15)
+_SIGNALS_BY_IOCTL: Final = (0x8901, 0x8902)
 # x86-64 answers to a second set of numbers from here on.
 _X32: Final = 0x40000000
 
@@ -41,6 +45,7 @@ class _Machine:
 # Outwards: sockets of any family, and io_uring, which would open them past this filter.
 # To other programs and processes: start, look into, signal, borrow descriptors of, slow down.
 # Back to what was given up: namespaces, priorities.
+# Memory that no limit of the process counts, also after it is unmapped.
 # Large pieces of the kernel that nothing here needs.
 _X86_64: Final = {
     "socket": 41, "io_uring_setup": 425,
@@ -50,9 +55,11 @@ _X86_64: Final = {
     "tkill": 200, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
     "unshare": 272, "setns": 308, "open_by_handle_at": 304,
     "ioprio_set": 251, "setpriority": 141, "sched_setscheduler": 144, "sched_setattr": 314,
+    "shmget": 29, "shmat": 30, "memfd_create": 319, "memfd_secret": 447, "mq_open": 240,
     "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
     "add_key": 248, "request_key": 249, "keyctl": 250,
     "clone": 56, "clone3": 435, "kill": 62, "tgkill": 234, "prlimit64": 302,
+    "sched_setaffinity": 203, "fcntl": 72, "ioctl": 16,
 }  # fmt: skip
 _AARCH64: Final = {
     "socket": 198, "io_uring_setup": 425,
@@ -62,16 +69,20 @@ _AARCH64: Final = {
     "tkill": 130, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
     "unshare": 97, "setns": 268, "open_by_handle_at": 265,
     "ioprio_set": 30, "setpriority": 140, "sched_setscheduler": 119, "sched_setattr": 274,
+    "shmget": 194, "shmat": 196, "memfd_create": 279, "memfd_secret": 447, "mq_open": 180,
     "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
     "add_key": 217, "request_key": 218, "keyctl": 219,
     "clone": 220, "clone3": 435, "kill": 129, "tgkill": 131, "prlimit64": 261,
+    "sched_setaffinity": 122, "fcntl": 25, "ioctl": 29,
 }  # fmt: skip
 _MACHINES: Final = {
     "x86_64": _Machine(0xC000003E, _X86_64),
     "aarch64": _Machine(0xC00000B7, _AARCH64),
 }
 # Not refused as a whole: see `_program`.
-_LOOKED_INTO: Final = frozenset({"clone", "clone3", "kill", "tgkill", "prlimit64"})
+_LOOKED_INTO: Final = frozenset(
+    {"clone", "clone3", "kill", "tgkill", "prlimit64", "sched_setaffinity", "fcntl", "ioctl"}
+)
 
 
 class _Instruction(ctypes.Structure):
@@ -128,6 +139,9 @@ def _program(machine: _Machine, pid: int) -> Iterator[_Instruction]:
     yield from _unless_first(numbers["kill"], _IF_EQUAL, pid)
     yield from _unless_first(numbers["tgkill"], _IF_EQUAL, pid)
     yield from _unless_first(numbers["prlimit64"], _IF_EQUAL, 0)
+    yield from _unless_first(numbers["sched_setaffinity"], _IF_EQUAL, 0)
+    yield from _if_second(numbers["fcntl"], _SIGNALS_BY_FCNTL)
+    yield from _if_second(numbers["ioctl"], _SIGNALS_BY_IOCTL)
     yield _step(_RETURN, _ALLOW)
 
 
@@ -143,6 +157,16 @@ def _unless_first(number: int, test: int, value: int) -> Iterator[_Instruction]:
     yield _step(test, value, 1, 0)
     yield _step(_RETURN, _REFUSE)
     yield _step(_RETURN, _ALLOW)
+
+
+def _if_second(number: int, refused: tuple[int, ...]) -> Iterator[_Instruction]:
+    """Refuse the call if its second argument is one of these (lower half: the kernel reads no more)."""
+    yield _step(_IF_EQUAL, number, 0, len(refused) + 3)
+    yield _step(_LOAD, _AT_SECOND_ARGUMENT)
+    for left, value in zip(range(len(refused), 0, -1), refused, strict=True):
+        yield _step(_IF_EQUAL, value, left, 0)
+    yield _step(_RETURN, _ALLOW)
+    yield _step(_RETURN, _REFUSE)
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> _Instruction:

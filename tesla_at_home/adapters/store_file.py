@@ -105,7 +105,8 @@ def lost(path: Path) -> ClientError:
 
 def damaged(path: Path, what: str) -> StoreDamaged:
     """The error for a file that cannot be believed, with the way out."""
-    if store_copy.path_in(path.parent).exists():
+    what = " ".join(what.split())
+    if store_copy.read(path.parent) is not None:
         return StoreDamaged(
             f"{path}: damaged ({what}); `tesla-at-home run` sets it aside and goes on with what is "
             "kept beside it"

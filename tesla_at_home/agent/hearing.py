@@ -97,6 +97,16 @@ def on_answered(state: State, event: Answered) -> None:
         _on_upgrade(state, answer)
 
 
+def _take_notice(state: State, notice: str | None) -> None:
+    """Its coming and going are history; in between its numbers change with every reply."""
+    before = state.books.notice
+    state.change_books(notice=notice)
+    if state.books.notice is not None and before is None:
+        state.note("project_notice", state.books.notice)
+    elif before is not None and state.books.notice is None:
+        state.note("project_notice", "no longer")
+
+
 def _on_reply(state: State, reply: Reply) -> None:
     talk = state.books.talk
     saved = talk.saved
@@ -106,7 +116,7 @@ def _on_reply(state: State, reply: Reply) -> None:
     )
     answered = replace(answered, refused_code=None, refused_times=0, is_renewed=False)
     state.put_talk("replied", answered)
-    state.change_books(notice=reply.notice)
+    _take_notice(state, reply.notice)
     state.renewals = 0
     # Leases first: what they share with a unit that is now forgotten stays on disk.
     most = limits.HOLDING if talk.is_renewed else saved.wished

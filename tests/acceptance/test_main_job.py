@@ -22,12 +22,16 @@ from tests.support import models
 from workunits import execution
 
 SUBMIT_S = 100
+# As README has it, `--dir a`: in whatever directory one is, not in the checkout.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 pytestmark = pytest.mark.timeout(300)
 
 
 def start(module: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, "--dir", str(folder), *arguments],
+        [sys.executable, "-m", module, "--dir", folder.name, *arguments],
+        cwd=folder.parent,
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -37,7 +41,9 @@ def start(module: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def run(module: str, folder: Path, *arguments: str | Path, ok: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", module, "--dir", str(folder), *map(str, arguments)],
+        [sys.executable, "-m", module, "--dir", folder.name, *map(str, arguments)],
+        cwd=folder.parent,
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

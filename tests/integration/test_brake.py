@@ -142,6 +142,21 @@ def test_a_car_that_comes_home_late_brings_its_results_and_goes_on(server: WorkS
     assert len(reply.leases) == 5
 
 
+def test_leases_that_ended_with_their_batch_are_nobodys_lapse(server: WorkServer) -> None:
+    batch = server.publish(6, deadline_s=1800)
+    vehicle = join(server, 1)
+    server.clock.pass_s(0.5)
+    assert take(server, vehicle) == 6
+    server.clock.pass_s(1801)
+    server.settle()
+    assert server.batch(batch).state == "expired"
+    assert server.vehicle(vehicle.public_key).lost_in_row == 0
+    server.publish(6)
+    vehicle.compute()
+    reply = talk(server, vehicle, 6)
+    assert (len(reply.leases), reply.notice) == (6, None)
+
+
 def test_a_paused_vehicle_still_reports_what_it_holds(server: WorkServer) -> None:
     server.publish(10, lease_s=LEASE_S)
     vehicle = join(server, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -82,6 +83,9 @@ def test_how_it_ended_is_told_apart(
         ("short_output", "an output of 5 bytes"),
         ("other_output", "an output of other names, types or shapes"),
         ("floods", "writes more than the unit can give"),
+        ("floods_without_names", "writes more than the unit can give"),
+        # One who may look into every process, as root may, sees what it is that is hidden.
+        ("hides", "writes"),
     ],
 )
 def test_what_no_honest_one_says_fails_the_unit(
@@ -227,15 +231,39 @@ def test_a_file_system_without_links_gives_it_the_folders(
 
 def test_many_or_large_files_are_too_much(tmp_path: Path) -> None:
     cell, output = cell_in(tmp_path)
-    assert not cell.is_overfull()
+    assert not cell.is_overfull(os.getpid())
     job = job_in(tmp_path, models.mlp())
     with output.open("wb") as file:
         file.truncate(4 * file_bytes(job))
-    assert cell.is_overfull()
+    assert cell.is_overfull(os.getpid())
     output.unlink()
     for number in range(20):
         (output.parent / str(number)).touch()
-    assert cell.is_overfull()
+    assert cell.is_overfull(os.getpid())
+
+
+def test_what_has_no_name_counts_too(tmp_path: Path) -> None:
+    cell, output = cell_in(tmp_path)
+    too_much = 4 * file_bytes(job_in(tmp_path, models.mlp()))
+    with output.open("w+b") as file:
+        file.truncate(too_much)
+        # Opened twice, it is on the disk once.
+        with output.open("rb"):
+            output.unlink()
+            assert too_much <= cell.nameless_bytes(os.getpid()) < 2 * too_much
+        assert cell.is_overfull(os.getpid())
+    assert not cell.is_overfull(os.getpid())
+
+
+def test_what_is_mapped_without_a_name_counts_too(tmp_path: Path) -> None:
+    cell, output = cell_in(tmp_path)
+    output.write_bytes(b"x")
+    with output.open("r+b") as file, mmap.mmap(file.fileno(), 1):
+        assert not cell.is_overfull(os.getpid())
+        output.unlink()
+        # A byte of it: the folder and the open files would not tell.
+        assert cell.is_overfull(os.getpid())
+    assert not cell.is_overfull(os.getpid())
 
 
 def test_signals_are_told_by_name() -> None:

@@ -53,6 +53,17 @@ REFUSES: Final[dict[str, set[str]]] = {
         "try_a_higher_disk_priority",
         "try_a_higher_priority",
         "try_becoming_root_of_a_namespace",
+        "try_owning_a_pipe_for_its_agent",
+        "try_owning_a_pipe_for_its_agents_thread",
+        "try_choosing_the_signal_of_a_pipe",
+        "try_owning_by_the_sockets_call",
+        "try_owning_a_group_by_the_sockets_call",
+        "try_tying_its_agent_to_processors",
+        "try_a_file_in_memory",
+        "try_a_secret_file_in_memory",
+        "try_a_shared_segment",
+        "try_joining_a_shared_segment",
+        "try_a_queue_of_messages",
     },
 }
 # What anybody's program may do who is not confined at all; the rest depends on who runs the tests.
@@ -61,6 +72,10 @@ USUAL: Final = {
     "try_listing_the_directory", "try_writing_outside", "try_changing_another_unit",
     "try_changing_what_it_reads", "try_taking_a_name_outside", "try_a_file_beyond_the_limit",
     "try_memory_beyond_the_limit", "try_a_process", "try_a_program", "try_signalling_its_agent",
+    "try_owning_a_pipe_for_its_agent", "try_owning_a_pipe_for_its_agents_thread",
+    "try_choosing_the_signal_of_a_pipe", "try_owning_by_the_sockets_call",
+    "try_owning_a_group_by_the_sockets_call", "try_tying_its_agent_to_processors",
+    "try_a_file_in_memory", "try_joining_a_shared_segment",
 }  # fmt: skip
 
 
@@ -93,7 +108,7 @@ class Stage:
     folder: Path
     port: int
 
-    def play(self, *measures: str, everything: bool = False) -> Told:
+    def play(self, *measures: str, everything: bool = False, also_read: Path | None = None) -> Told:
         cell = self.folder / "cell"
         bounds = Bounds((str(cell / "in"),), (str(cell / "out"),), 64 * MIB, MIB)
         plan = Plan(
@@ -103,9 +118,12 @@ class Stage:
             port=self.port,
             beyond_bytes=bounds.memory_bytes + 1024 * MIB,
         )
+        environ = environment(bounds.writes[0])
+        if also_read is not None:
+            environ["PYTHONPATH"] += f"{os.pathsep}{also_read}"
         done = subprocess.run(
             [sys.executable, "-P", "-m", "tests.support.evil_child", msgspec.json.encode(plan)],
-            env=environment(bounds.writes[0]),
+            env=environ,
             capture_output=True,
             timeout=60,
             text=True,
@@ -225,6 +243,15 @@ def test_what_this_system_forbids_is_said(stage: Stage) -> None:
     assert told["memory limit"]["detail"] == "no limit was given"
     assert not told["system calls"]["holds"]
     assert "z80" in told["system calls"]["detail"]
+
+
+def test_a_folder_below_what_is_read_whole_is_said(stage: Stage) -> None:
+    # As a directory below the virtual environment is: Landlock grants, and cannot take back.
+    told = stage.play("privileges", "files", also_read=stage.folder)
+    assert "try_reading_the_key" not in told.refusals()
+    assert not told.holds["files"]
+    if "try_writing_outside" in told.refusals():
+        assert str(stage.folder) in told.details["files"]
 
 
 def test_its_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from server.services.quarantine import quarantine, release
 from tests.support.model_vehicle import ModelVehicle
 from tests.support.server_invariants import check_invariants
 from tests.support.work_server import KFLOP_PER_ROW, LEASE_S, ROWS, WorkServer, work_server
-from tests.support.work_talk import join, rows, talk, work
+from tests.support.work_talk import join, report, result, rows, talk, work
 from workunits.trust import digests
 from workunits.wire import limits
 
@@ -164,6 +164,27 @@ def test_a_unit_that_fails_drops_what_was_set_aside(server: WorkServer) -> None:
         talk(server, vehicle)
     assert server.counts(1).state == "failed"
     assert verdicts(server, paused) == ["inconclusive"]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_what_fails_in_quarantine_ends_no_unit(server: WorkServer, is_refused: bool) -> None:
+    """It is an error of the vehicle, none of the unit."""
+    batch = server.publish(1)
+    bad = b"no tensors at all"
+    for seed in range(settings.ERRORS_PER_UNIT + 1):
+        vehicle = join(server, seed)
+        [lease] = talk(server, vehicle, 1).leases
+        put_aside(server, vehicle)
+        if is_refused:
+            report(server, vehicle, [result(lease.lease, bad)], bad)
+        else:
+            vehicle.fail()
+            talk(server, vehicle)
+        assert server.vehicle(vehicle.public_key).halvings == 1
+    honest = [join(server, 20), join(server, 21)]
+    work(server, *honest)
+    server.settle()
+    assert server.batch(batch).state == "completed"
 
 
 def test_who_leaves_from_quarantine_leaves_no_result_behind(server: WorkServer) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from server.domain.names import output_blob, public_blob
 from server.domain.records import UploadRow
 from server.errors import Refused
 from server.ports import Database, Repositories
+from server.services.quarantine import quarantine
 from server.services.standings import Standings
 from server.services.validation import Validation
 from tests.support.model_vehicle import ModelVehicle
@@ -229,6 +231,30 @@ def test_an_output_that_is_gone_from_the_disk_is_replaced_by_one_more_replica(
     work(server, other)
     server.settle()
     assert told(server, other) == ["valid"]
+
+
+@pytest.mark.parametrize("is_put_aside", [False, True])
+def test_two_that_agree_settle_a_unit_whose_third_output_is_gone_from_the_disk(
+    server: WorkServer, is_put_aside: bool
+) -> None:
+    batch = server.publish(1)
+    liar, *honest = (join(server, seed, wrong_by=5.0 * (seed == 1)) for seed in (1, 2, 3))
+    work(server, liar, honest[0])
+    if is_put_aside:
+        with server.database.transaction() as repos:
+            quarantine(repos, server.vehicle(liar.public_key), "it lies", server.clock.now_ms())
+    server.settle()
+    talk(server, honest[1], units=1)
+    honest[1].compute()
+    lost = digests.of_tensors(output_of(0, ROWS, wrong_by=5.0))
+    with closing(sqlite3.connect(server.path)) as connection, connection:
+        connection.execute("DELETE FROM payloads WHERE digest = ?", (lost,))
+    talk(server, honest[1])
+    server.settle()
+    assert server.batch(batch).state == "completed"
+    assert [told(server, vehicle) for vehicle in (liar, *honest)] == [
+        ["inconclusive"], ["valid"], ["valid"],
+    ]  # fmt: skip
 
 
 def _report(server: WorkServer, vehicle: ModelVehicle) -> None:

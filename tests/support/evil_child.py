@@ -7,12 +7,16 @@ of the mischief was refused, and what the kernel says of the process; then it tr
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import json
 import mmap
 import os
 import platform
 import resource
+import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +33,12 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _IOPRIO: Final = {"x86_64": (251, 252), "aarch64": (30, 31)}
 _BEST_EFFORT: Final = 2 << 13
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
+_F_SETSIG, _F_SETOWN_EX, _OWNER_PID = 10, 15, 1
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
+_IPC_PRIVATE, _IPC_RMID = 0, 0
+_SEGMENT_BYTES: Final = 4096
+_MEMFD_SECRET: Final = 447
+_MQ_OPEN: Final = {"x86_64": (240, 241), "aarch64": (180, 181)}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -165,6 +175,84 @@ def try_stopping_its_agent(plan: Plan) -> None:
     _expect(_libc.ptrace(_PTRACE_ATTACH, os.getppid(), None, None))
     os.waitpid(os.getppid(), 0)
     _libc.ptrace(_PTRACE_DETACH, os.getppid(), None, None)
+
+
+def try_owning_a_pipe_for_its_agent(plan: Plan) -> None:
+    # From now on the kernel would signal the agent when the pipe can be read.
+    _with_pipe(lambda end: fcntl.fcntl(end, fcntl.F_SETOWN, os.getppid()))
+
+
+def try_owning_a_pipe_for_its_agents_thread(plan: Plan) -> None:
+    owner = struct.pack("ii", _OWNER_PID, os.getppid())
+    _with_pipe(lambda end: fcntl.fcntl(end, _F_SETOWN_EX, owner))
+
+
+def try_choosing_the_signal_of_a_pipe(plan: Plan) -> None:
+    _with_pipe(lambda end: fcntl.fcntl(end, _F_SETSIG, signal.SIGKILL))
+
+
+def try_owning_by_the_sockets_call(plan: Plan) -> None:
+    _refused_by_filter(_FIOSETOWN)
+
+
+def try_owning_a_group_by_the_sockets_call(plan: Plan) -> None:
+    _refused_by_filter(_SIOCSPGRP)
+
+
+def _with_pipe(play: Callable[[int], object]) -> None:
+    read, write = os.pipe()
+    try:
+        play(read)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def _refused_by_filter(request: int) -> None:
+    # A pipe does not know it and answers ENOTTY; what is asked is whether the kernel looks at all.
+    owner = struct.pack("i", os.getppid())
+    try:
+        _with_pipe(lambda end: fcntl.ioctl(end, request, owner))
+    except PermissionError:
+        raise
+    except OSError:
+        return
+
+
+def try_tying_its_agent_to_processors(plan: Plan) -> None:
+    os.sched_setaffinity(os.getppid(), os.sched_getaffinity(os.getppid()))
+
+
+def try_a_file_in_memory(plan: Plan) -> None:
+    os.close(os.memfd_create("beyond"))
+
+
+def try_a_secret_file_in_memory(plan: Plan) -> None:
+    handle = _libc.syscall(_MEMFD_SECRET, 0)
+    _expect(handle)
+    os.close(handle)
+
+
+def try_a_shared_segment(plan: Plan) -> None:
+    segment = _libc.shmget(_IPC_PRIVATE, ctypes.c_size_t(_SEGMENT_BYTES), 0o600)
+    _expect(segment)
+    _libc.shmctl(segment, _IPC_RMID, None)
+
+
+def try_joining_a_shared_segment(plan: Plan) -> None:
+    # There is none of this number: the kernel says so, a filter says EPERM.
+    _libc.shmat.restype = ctypes.c_ssize_t
+    if _libc.shmat(-1, None, 0) == -1 and ctypes.get_errno() == errno.EPERM:
+        raise PermissionError(errno.EPERM, "refused")
+
+
+def try_a_queue_of_messages(plan: Plan) -> None:
+    opens, unlinks = _MQ_OPEN[platform.machine()]
+    name = b"beyond-%d" % os.getpid()
+    handle = _libc.syscall(opens, name, os.O_CREAT | os.O_RDWR, 0o600, None)
+    _expect(handle)
+    os.close(handle)
+    _libc.syscall(unlinks, name)
 
 
 def try_a_higher_priority(plan: Plan) -> None:

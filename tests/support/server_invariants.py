@@ -115,7 +115,8 @@ BROKEN: Final = {
         WHERE r.state = 'set_aside' AND u.state <> 'open'""",
     "a unit whose count of errors is wrong": """
         SELECT id FROM units WHERE errors
-        <> (SELECT count(*) FROM replicas WHERE unit_id = units.id AND state = 'failed')""",
+        <> (SELECT count(*) FROM replicas
+            WHERE unit_id = units.id AND state = 'failed' AND NOT is_repeat)""",
     "a batch whose counts of units are wrong": """
         SELECT id FROM batches
         WHERE units_done

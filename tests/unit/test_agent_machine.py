@@ -845,3 +845,15 @@ def test_a_story_keeps_its_last_lines(bench: Bench) -> None:
     story = bench.units[lease_id(1)].story
     assert len(story) == 40
     assert "stopped -> computing" in story[-1]
+
+
+def test_history_has_the_coming_and_going_of_a_notice_and_not_its_numbers(bench: Bench) -> None:
+    bench.begin()
+    bench.reply(notice="new ones in 9 min")
+    for notice in ("new ones in 8 min", None, None):
+        bench.wait(bench.machine.next_wake_s() or 0)
+        bench.wait(100_000)
+        bench.do(ProjectSeen(is_fresh=True))
+        bench.reply(notice=notice)
+    said = [entry.text for entry in bench.entries if entry.kind == "project_notice"]
+    assert said == ["new ones in 9 min", "no longer"]

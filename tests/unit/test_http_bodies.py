@@ -83,6 +83,27 @@ def test_no_network_keeps_the_others_out(host: str | None) -> None:
     asyncio.run(meet())
 
 
+def test_no_home_with_many_networks_keeps_the_others_out() -> None:
+    async def meet() -> None:
+        room = bodies.Room(100)
+        slow = [Sent(b"x" * 25, ends=False) for _ in range(2)]
+        waiting = [
+            asyncio.create_task(read(room, one, host=f"2001:db8:0:{number}00::7"))
+            for number, one in enumerate(slow)
+        ]
+        for one in slow:
+            await one.is_read.wait()
+        with pytest.raises(Busy, match="network"):
+            await read(room, Sent(b"y"), host="2001:db8:0:900::7")
+        assert await read(room, Sent(b"y" * 25), host="198.51.100.1") == b"y" * 25
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await read(room, Sent(b"y" * 25), host="2001:db8:0:900::7") == b"y" * 25
+
+    asyncio.run(meet())
+
+
 class Dripping:
     """A client that sends a byte at a time, `size` of them, or for ever."""
 

@@ -44,10 +44,21 @@ def test_a_hundred_thousand_networks_take_the_memory_of_a_few() -> None:
     forgeries = Forgeries(most=2, networks=50)
     for number in range(100_000):
         forgeries.note(f"10.{number >> 8}.{number & 255}.0/24", NOW)
-    assert len(forgeries._counts) <= 51
-    assert not is_welcome(forgeries, "192.0.2.0/24")
+    assert len(forgeries._counts) <= 50
+    # Who was never heard of before is not the one who pays.
+    assert is_welcome(forgeries, "192.0.2.0/24")
     forgeries.note(NET, Milliseconds(NOW + MINUTE_MS))
-    assert len(forgeries._counts) == 1
+    assert len(forgeries._counts) == 2
+
+
+def test_the_many_networks_of_one_home_are_bounded_together() -> None:
+    forgeries = Forgeries(most=3, most_of_provider=10, networks=4)
+    for number in range(10):
+        assert is_welcome(forgeries, f"2001:db8:0:{number:x}00::/56")
+        forgeries.note(f"2001:db8:0:{number:x}00::/56", NOW)
+    assert not is_welcome(forgeries, "2001:db8:0:ff00::/56")
+    assert is_welcome(forgeries, "2001:db9::/56")
+    assert is_welcome(forgeries, NET)
 
 
 def forge(strangers: Strangers, host: str, error: Exception) -> None:

@@ -6,6 +6,7 @@ tests put in front of the computing process's path; it is confined as the real o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from workunits.wire.tensors import Form, encode_header
 OUT = int(sys.argv[2])
 LEASE = LeaseId(b"\x01" * 16)
 STEPS = 10
+PR_SET_DUMPABLE = 4
 DIGEST = Digest(bytes(32))
 OUTPUT = Path(os.environ["HOME"]) / "1.output"
 
@@ -110,6 +112,15 @@ match os.environ["PYTHONFAULT"]:
         begin()
         for number in range(100):
             (OUTPUT.parent / str(number)).touch()
+    case "floods_without_names" | "hides" as fault:
+        begin()
+        kept = []
+        for _ in range(10):
+            kept.append((OUTPUT.parent / "unnamed").open("wb"))
+            kept[-1].truncate(4096)
+            (OUTPUT.parent / "unnamed").unlink()
+        if fault == "hides":
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     case "too_large":
         begin()
         with (OUTPUT.parent / "1.steps").open("wb") as file:
